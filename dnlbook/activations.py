@@ -1,0 +1,201 @@
+"""Activation functions together with the constants that the theory uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dnlbook import _checks
+
+Pointwise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    function: Pointwise
+    slope: Callable[[Tensor, Tensor], Tensor]  # (z, sigma(z)) -> sigma'(z): the adjoint has both at hand
+    lipschitz: float
+    odd: bool
+    kappa: float
+    bound: float
+
+
+_TABLE = {
+    "tanh": _Facts(torch.tanh, lambda z, h: 1 - h * h, 1.0, True, 1.0, 1.0),
+    "relu": _Facts(torch.relu, lambda z, h: (z > 0).to(z.dtype), 1.0, False, 1.5, math.inf),
+    "identity": _Facts(lambda z: z, lambda z, h: torch.ones_like(z), 1.0, True, 1.0, math.inf),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    r"""A pointwise activation :math:`\sigma` and what the theory needs to know about it.
+
+    Source: chapters *A residual network is Euler's method* (``lipschitz``, ``bound``) and, for
+    ``kappa``, the contraction inequality of the part on generalization.
+
+    Parameters
+    ----------
+    name : str
+        One of ``"tanh"``, ``"relu"``, ``"identity"``; shrinkage comes from :func:`soft_threshold`.
+
+    Attributes
+    ----------
+    lipschitz : float
+        The smallest :math:`L_\sigma` with :math:`|\sigma(z)-\sigma(z')|\le L_\sigma|z-z'|`.
+    odd : bool
+        Whether :math:`\sigma(-z)=-\sigma(z)`.
+    kappa : float
+        Contraction constant of Rademacher averages with absolute values: :math:`L_\sigma` for an odd
+        activation, 3/2 for ReLU, 2 for a shrinkage with two different thresholds.
+    bound : float
+        :math:`\sup_z|\sigma(z)|`, infinite where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sigma = Activation("relu")
+    >>> sigma(torch.tensor([-1.0, 2.0])), sigma.derivative(torch.tensor([-1.0, 2.0])), sigma.kappa
+    (tensor([0., 2.]), tensor([0., 1.]), 1.5)
+    """
+
+    name: str
+    _facts: _Facts | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self._facts is None:
+            _checks.choice("name", self.name, _TABLE)
+            object.__setattr__(self, "_facts", _TABLE[self.name])
+
+    @property
+    def _known(self) -> _Facts:
+        if self._facts is None:  # pragma: no cover - __post_init__ fills it
+            raise ValueError("name: expected a known activation")
+        return self._facts
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._known.function(z)
+
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        return activation, (self.name,)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        r"""Return :math:`\sigma'(z)`, with the value 0 where :math:`\sigma` has a kink.
+
+        Examples
+        --------
+        >>> tanh.derivative(torch.zeros(1))
+        tensor([1.])
+        """
+        return self._known.slope(z, self._known.function(z))
+
+    def slope(self, z: Tensor, value: Tensor) -> Tensor:
+        r"""Return :math:`\sigma'(z)` when :math:`\sigma(z)` is at hand, without computing it again.
+
+        Examples
+        --------
+        >>> tanh.slope(torch.zeros(1), torch.zeros(1))
+        tensor([1.])
+        """
+        return self._known.slope(z, value)
+
+    @property
+    def lipschitz(self) -> float:
+        """The smallest Lipschitz constant of the activation."""
+        return self._known.lipschitz
+
+    @property
+    def odd(self) -> bool:
+        """Whether the activation is an odd function."""
+        return self._known.odd
+
+    @property
+    def kappa(self) -> float:
+        """The contraction constant of Rademacher averages with absolute values."""
+        return self._known.kappa
+
+    @property
+    def bound(self) -> float:
+        """The supremum of the absolute value of the activation."""
+        return self._known.bound
+
+
+def soft_threshold(alpha: float, beta: float | None = None) -> Activation:
+    r"""Return the shrinkage :math:`\psi(z)=\max(z-\alpha,0)-\max(-z-\beta,0)`.
+
+    It vanishes on the dead zone :math:`[-\beta,\alpha]`.  Source: the activation class of
+    arXiv 2602.20921 with :math:`\varphi_1=\varphi_2=\mathrm{ReLU}`.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        Thresholds, at least 0; beta = alpha unless given, and then the function is odd.
+
+    Raises
+    ------
+    ValueError
+        If a threshold is negative or not finite.
+
+    Examples
+    --------
+    >>> soft_threshold(0.5)(torch.tensor([-2.0, 0.3, 1.0]))
+    tensor([-1.5000,  0.0000,  0.5000])
+    >>> soft_threshold(0.5).kappa, soft_threshold(0.5, 1.0).kappa
+    (1.0, 2.0)
+    """
+    upper = _checks.nonnegative_float("alpha", alpha)
+    lower = upper if beta is None else _checks.nonnegative_float("beta", beta)
+    symmetric = upper == lower
+    facts = _Facts(
+        function=lambda z: torch.relu(z - upper) - torch.relu(-z - lower),
+        slope=lambda z, h: ((z > upper) | (z < -lower)).to(z.dtype),
+        lipschitz=1.0,
+        odd=symmetric,
+        kappa=1.0 if symmetric else 2.0,
+        bound=math.inf,
+    )
+    return Activation(
+        f"soft_threshold({upper!r})" if symmetric else f"soft_threshold({upper!r}, {lower!r})", facts
+    )
+
+
+def activation(name: str | Activation) -> Activation:
+    """Return the activation of that name; an :class:`Activation` is returned as it is.
+
+    Source: the notation table of the book.  Names are ``"tanh"``, ``"relu"``, ``"identity"``,
+    ``"soft_threshold(0.5)"`` and ``"soft_threshold(0.5, 1.0)"``.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known.
+
+    Examples
+    --------
+    >>> activation("soft_threshold(0.5, 1.0)").odd
+    False
+    """
+    if isinstance(name, Activation):
+        return name
+    if isinstance(name, str) and name.startswith("soft_threshold(") and name.endswith(")"):
+        try:
+            thresholds = [float(part) for part in name[len("soft_threshold(") : -1].split(",")]
+        except ValueError:
+            raise ValueError(
+                f"name: expected soft_threshold(alpha) or soft_threshold(alpha, beta), received {name!r}"
+            ) from None
+        if len(thresholds) in (1, 2):
+            return soft_threshold(*thresholds)
+    return Activation(name)
+
+
+tanh, relu, identity = Activation("tanh"), Activation("relu"), Activation("identity")
