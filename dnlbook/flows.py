@@ -21,9 +21,9 @@ Path = Callable[[float], Parameters]
 Field = Callable[[float, Tensor], Tensor]
 
 #: half-open stage times stop this share of a step before the next layer ...
-_SHORT_OF_NEXT = 1e-9
-#: ... and a time this close to a layer's start belongs to that layer in spite of rounding
-_ROUNDING = 1e-10
+_SHORT_OF_NEXT = 1e-7
+#: ... and a time that lies this share of the horizon before a node is the node, rounded
+_ROUNDING = 2e-15
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Scheme:
         _checks.positive_int("order", self.order)
         if not len(self.a) == len(self.b) == len(self.c) or not self.b:
             raise ValueError(
-                f"a, b, c: expected one entry per stage, received {len(self.a)}, {len(self.b)} and {len(self.c)} entries"
+                f"a, b, c: expected one entry per stage, received {[len(part) for part in (self.a, self.b, self.c)]}"
             )
         for i, (row, time) in enumerate(zip(self.a, self.c, strict=True)):
             if len(row) != i:
@@ -185,8 +185,8 @@ def _slope(field: Field, time: float, x: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(slope).all()):
         raise ValueError(
-            f"field: expected finite values, received nan or inf at t = {time:g}; the state may have blown up: "
-            "try a larger depth or a smaller field"
+            f"field: expected finite values, received nan or inf at t = {time:g}; "
+            "the state may have blown up: try a larger depth or a smaller field"
         )
     return slope
 
@@ -279,9 +279,10 @@ def interval(t: float, pieces: int, horizon: float = 1.0) -> int:
     """
     number = _checks.positive_int("pieces", pieces)
     position = t * number / _checks.positive_float("horizon", horizon)
-    if not -_ROUNDING <= position <= number + _ROUNDING:
+    slack = _ROUNDING * number
+    if not -slack <= position <= number + slack:
         raise ValueError(f"t: expected a time in [0, {horizon:g}], received {t!r}")
-    return max(0, min(int(math.floor(position + _ROUNDING)), number - 1))
+    return max(0, min(int(math.floor(position + slack)), number - 1))
 
 
 def frozen(path: Path, depth: int, *, at: str = "left", horizon: float = 1.0) -> Path:

@@ -71,13 +71,14 @@ class _Stack(nn.Module):
         _checks.tensor("x0", x0)
         if x0.ndim == 0 or x0.shape[-1] != self.width:
             raise ValueError(
-                f"x0: expected shape (..., {self.width}) for a network of that width, received {tuple(x0.shape)}"
+                f"x0: expected shape (..., {self.width}) for a net of that width, received {tuple(x0.shape)}"
             )
         _checks.same_kind("x0", x0, "the parameters", self.V)
         return _checks.finite("x0", x0)
 
     def extra_repr(self) -> str:
-        return f"width={self.width}, depth={self.depth}, hidden={self.hidden}, activation={self.activation.name!r}"
+        sizes = f"width={self.width}, depth={self.depth}, hidden={self.hidden}"
+        return f"{sizes}, activation={self.activation.name!r}"
 
 
 class PlainNet(_Stack):
@@ -259,7 +260,7 @@ class ResNet(_Stack):
 
 
 class ContinuousNet(_Stack):
-    r"""The flow map of :math:`x'=V(t)\sigma(W(t)x+b(t))` with trainable :math:`\theta(t)=\sum_k\theta_k\varphi_k(t)`.
+    r"""The flow map of :math:`x'=V(t)\sigma(W(t)x+b(t))`, :math:`\theta(t)=\sum_k\theta_k\varphi_k(t)`.
 
     The basis is piecewise constant on M equal intervals (M pieces), or piecewise linear on their
     M + 1 nodes.  A *manifestation* is the network that a scheme makes of it at a depth.
