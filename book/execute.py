@@ -4,7 +4,7 @@
     python book/execute.py residual/euler      one or several
 
 The source of a chapter is ``notebooks/<part>/<name>.md``; the outputs go to the ``.ipynb`` beside it.
-Two runs on one machine give the same bytes: every kernel has one thread, a fixed hash seed and a fresh profile,
+Two runs on one machine give the same bytes: a kernel has one thread, a fixed hash seed and a fresh profile,
 and nothing in the file depends on the time of day.
 A chapter that fails keeps its old ``.ipynb``.
 """
@@ -60,11 +60,12 @@ class Outcome:
 
     def report(self) -> str:
         if self.error:
-            return f"{self.chapter}: FAILED after {self.seconds:.1f} s, the stored outputs are unchanged\n{self.error}"
+            kept = "the stored outputs are unchanged"
+            return f"{self.chapter}: FAILED after {self.seconds:.1f} s, {kept}\n{self.error}"
         slow = f"  (slow: the budget is {SLOW:.0f} s)" if self.seconds > SLOW else ""
         return (
-            f"{self.chapter}: {self.cells} code cells, {self.seconds:.1f} s, outputs {self.total / 1e3:.0f} kB, "
-            f"largest cell {self.largest / 1e3:.0f} kB{slow}"
+            f"{self.chapter}: {self.cells} code cells, {self.seconds:.1f} s, "
+            f"outputs {self.total / 1e3:.0f} kB, largest cell {self.largest / 1e3:.0f} kB{slow}"
         )
 
 
@@ -91,7 +92,9 @@ def read_source(path: Path) -> NotebookNode:
     """The notebook that a MyST source describes, with the metadata and cell ids that are stored."""
     notebook = jupytext.read(path, fmt="md:myst")
     metadata = dict(notebook.metadata)
-    pairing = {key: value for key, value in metadata.get("jupytext", {}).items() if key != "text_representation"}
+    pairing = {
+        key: value for key, value in metadata.get("jupytext", {}).items() if key != "text_representation"
+    }
     metadata |= {"jupytext": pairing, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(metadata)
     seen: Counter[str] = Counter()
@@ -199,7 +202,11 @@ def _joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else None
-        if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
             last.text += output.text
         else:
             joined.append(output)
@@ -222,8 +229,12 @@ def _explain(code: Sequence[NotebookNode], exception: Exception) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("chapters", nargs="*", metavar="part/name", help="chapters to run; all when none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "chapters", nargs="*", metavar="part/name", help="chapters to run; all when none is named"
+    )
     parser.add_argument("--folder", type=Path, default=NOTEBOOKS, help="where the chapters are")
     options = parser.parse_args(arguments)
     try:
@@ -231,7 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     failed = 0
-    with reproducible_kernels(**dict.fromkeys(THREADS, "1")), ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+    with (
+        reproducible_kernels(**dict.fromkeys(THREADS, "1")),
+        ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool,
+    ):
         for outcome in pool.map(run, paths):
             print(outcome.report(), flush=True)
             failed += bool(outcome.error)

@@ -54,7 +54,10 @@ def test_a_claim_shows_a_row_stores_a_record_and_glues_its_value(shell: Interact
     assert "style=" not in row.data["text/html"]
     assert "euler-order" in row.data["text/plain"]
     assert glued.data == {GLUED: "0.9991"}
-    assert glued.metadata["scrapbook"] == {"name": "euler-order", "mime_prefix": "application/papermill.record/"}
+    assert glued.metadata["scrapbook"] == {
+        "name": "euler-order",
+        "mime_prefix": "application/papermill.record/",
+    }
 
 
 def test_myst_nb_finds_the_glued_value(shell: InteractiveShell) -> None:
@@ -182,7 +185,8 @@ def test_expectations_are_readable(
 
 
 @pytest.mark.parametrize(
-    "identifier", ["", "euler", "Euler-order", "euler_order", "euler-", "-euler", "euler--order", "4-order", "a b", 3]
+    "identifier",
+    ["", "euler", "Euler-order", "euler_order", "euler-", "-euler", "euler--order", "4-order", "a b", 3],
 )
 def test_malformed_ids_are_refused(identifier: Any) -> None:
     with pytest.raises(ClaimError, match="id must be lower-case words joined by hyphens"):
@@ -214,13 +218,17 @@ def test_malformed_ids_are_refused(identifier: Any) -> None:
         ({"below": 1, "statement": ""}, ValueError, "statement must not be blank"),
     ],
 )
-def test_ill_posed_claims_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_ill_posed_claims_are_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
     settings = {"id": "euler-posed", "statement": "So.", "measured": 0.5, "source": SOURCE, **arguments}
     with pytest.raises(error, match=message):
         claim(**settings)
 
 
-@pytest.mark.parametrize("measured", [True, np.bool_(True), "1", None, 1j, torch.ones(2), np.ones((1, 1)), [1.0]])
+@pytest.mark.parametrize(
+    "measured", [True, np.bool_(True), "1", None, 1j, torch.ones(2), np.ones((1, 1)), [1.0]]
+)
 def test_only_real_numbers_are_measured(measured: Any) -> None:
     with pytest.raises(TypeError, match="measured must be a real number or a tensor without axes, received"):
         claim("euler-type", "So.", measured, below=2, source=SOURCE)
@@ -264,6 +272,7 @@ def test_a_script_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_module_imports_nothing_heavy() -> None:
-    program = "import sys, dnlbook.claims; print(sorted({'torch', 'numpy', 'IPython', 'matplotlib'} & set(sys.modules)))"
+    heavy = "{'torch', 'numpy', 'IPython', 'matplotlib'}"
+    program = f"import sys, dnlbook.claims; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

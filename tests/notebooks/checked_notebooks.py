@@ -108,5 +108,6 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[
     """Replace nbval's collector by ours."""
     found = yield
     return [
-        CheckedNotebook.from_parent(parent, path=node.path) if type(node) is IPyNbFile else node for node in found
+        CheckedNotebook.from_parent(parent, path=node.path) if type(node) is IPyNbFile else node
+        for node in found
     ]
