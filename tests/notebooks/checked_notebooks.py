@@ -48,6 +48,10 @@ class CheckedCell(IPyNbCell):
         self.output_timeout = 60
         self.comparison_traceback: list[str] = []
 
+    def setup(self) -> None:
+        self.parent.start_kernel()
+        super().setup()
+
     def compare_outputs(self, test: Any, ref: Any, skip_compare: Any = None) -> bool:
         self.comparison_traceback = comparison.compare(ref, test, rules.relative_tolerance(self.cell))
         return not self.comparison_traceback
@@ -91,9 +95,14 @@ class CheckedNotebook(IPyNbFile):
             )
 
     def setup(self) -> None:
+        """Nothing: the kernel starts with the first cell, so that the rules alone need none."""
         self.resources = ExitStack()
-        self.resources.enter_context(execute.reproducible_kernels())
-        self.kernel = ReproducibleKernel(self.path.parent, self.config.option.nbval_kernel_startup_timeout)
+
+    def start_kernel(self) -> None:
+        if self.kernel is None:
+            self.resources.enter_context(execute.reproducible_kernels())
+            timeout = self.config.option.nbval_kernel_startup_timeout
+            self.kernel = ReproducibleKernel(self.path.parent, timeout)
 
     def teardown(self) -> None:
         try:
