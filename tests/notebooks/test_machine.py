@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import compare_claims
 import execute
 import jupytext
 import nbformat
@@ -418,6 +419,11 @@ def test_a_chapter_that_fails_keeps_its_outputs(
     assert "code cell 3 of 7" in printed and "claim machine-last-error fails" in printed
     assert (folder / "machine.ipynb").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["machine.ipynb", "machine.md"]
+    elsewhere = tmp_path / "elsewhere"
+    assert execute.main(["--folder", str(folder.parent), "--into", str(elsewhere)]) == 1
+    assert (folder / "machine.ipynb").read_bytes() == before
+    verdicts = {change.id: change.verdict for change in compare_claims.changes(folder.parent, elsewhere)}
+    assert verdicts == {"machine-last-error": "fails", "machine-round-off": "missing"}
 
 
 def test_an_unknown_chapter_is_named(capsys: pytest.CaptureFixture[str], original: Path) -> None:
