@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import json
 import re
 from collections import Counter
@@ -75,24 +76,29 @@ def pair_problems(notebook: Any, path: Path) -> list[str]:
             f"{source.name} has {len(expected.cells)} cells, {path.name} has {len(notebook.cells)}; {advice}"
         ]
     problems = []
-    for number, (cell, stored) in enumerate(zip(expected.cells, notebook.cells, strict=True)):
-        for field in ("cell_type", "source", "metadata"):
-            if cell[field] != stored[field]:
-                problems.append(
-                    f"cell {number}: {field} differs between {source.name} and {path.name}; {advice}\n"
-                    f"  {source.name}: {_short(cell[field])}\n  {path.name}: {_short(stored[field])}"
-                )
-    if expected.metadata != notebook.metadata:
-        problems.append(
-            f"the metadata of the notebook differ; {advice}\n"
-            f"  {source.name}: {_short(expected.metadata)}\n  {path.name}: {_short(notebook.metadata)}"
-        )
+    pairs = [("notebook", ("metadata",), expected, notebook)]
+    pairs += [
+        (f"cell {number}", ("cell_type", "source", "metadata"), *cells)
+        for number, cells in enumerate(zip(expected.cells, notebook.cells, strict=True))
+    ]
+    for where, fields, wanted, stored in pairs:
+        for field in fields:
+            if wanted[field] != stored[field]:
+                texts = [_lines(part[field]) for part in (wanted, stored)]
+                lines = difflib.unified_diff(*texts, source.name, path.name, lineterm="", n=0)
+                problems.append("\n  ".join([f"{where}: {field} differs; {advice}", *lines]))
     return problems
 
 
-def _short(value: Any, width: int = 300) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= width else text[:width] + "…"
+def _lines(value: Any) -> list[str]:
+    text = (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    )
+    return text.splitlines()
+
+
+def _short(value: str, width: int = 300) -> str:
+    return value if len(value) <= width else value[:width] + "…"
 
 
 def execution_problems(notebook: Any, path: Path) -> list[str]:
