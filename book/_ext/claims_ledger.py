@@ -1,9 +1,10 @@
 """The ledger of claims, the table of claims of a chapter, and links to single claims.
 
-A claim leaves a machine-readable record in the stored output of its cell (``dnlbook.claims``).  Before anything is
-read, this extension collects the records of all notebooks in the reading order of ``_toc.yml`` and writes
-``book/claims.md``, one row per claim.  The build stops with an error if an id occurs twice, if an id does not belong
-to its chapter, if a stored claim does not hold, or if a cell stored the error of a claim.
+A claim leaves a machine-readable record in the stored output of its cell (``dnlbook.claims``).  Before
+anything is read, this extension collects the records of all notebooks in the reading order of
+``_toc.yml`` and writes ``book/claims.md``, one row per claim.  The build stops with an error if an id
+occurs twice, if an id does not belong to its chapter, if a stored claim does not hold, or if a cell
+stored the error of a claim.
 
 - ``{claims-table}`` shows the claims of the notebook in which it stands.
 - ``{claim}`euler-order-rk4``` links to the row of one claim, from any page.
@@ -37,9 +38,10 @@ HEAD = """\
 
 # Ledger of claims
 
-A claim is a sentence with a number in it: a theorem that is checked, a rate, a counter-example, a negative result.
-It is compared with its expectation every time its chapter runs, and a chapter with a false claim cannot be stored.
-The page shows the {total} claims of {chapters} chapters in reading order; each id leads to the cell that measured it.
+A claim is a sentence with a number in it: a checked theorem, a rate, a counter-example, a negative result.
+It is compared with its expectation whenever its chapter runs; a chapter with a false claim cannot be stored.
+The page shows the {total} claims of {chapters} chapters in reading order.
+Each id leads to the cell that measured it.
 """
 
 
@@ -69,7 +71,9 @@ def outputs(notebook: dict) -> Iterator[dict]:
 def title(notebook: dict, default: str) -> str:
     """The first heading of a notebook."""
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown" and (match := re.search(r"^# +(.+)$", "".join(cell["source"]), re.MULTILINE)):
+        if cell["cell_type"] == "markdown" and (
+            match := re.search(r"^# +(.+)$", "".join(cell["source"]), re.MULTILINE)
+        ):
             return match[1].strip()
     return default
 
@@ -94,7 +98,9 @@ def stored_claims(notebook: dict, docname: str) -> list[StoredClaim]:
             )
         prefix = docname.rsplit("/", 1)[-1].replace("_", "-") + "-"
         if not claim.id.startswith(prefix):
-            raise LedgerError(f"claims: expected ids of {docname} to start with {prefix!r}, received {claim.id!r}")
+            raise LedgerError(
+                f"claims: expected ids of {docname} to start with {prefix!r}, received {claim.id!r}"
+            )
         claims.append(claim)
     return claims
 
@@ -123,7 +129,9 @@ def collect(folder: Path, pages: list[str]) -> dict[str, tuple[str, list[StoredC
         claims = stored_claims(notebook, page)
         for claim in claims:
             if claim.id in owner:
-                raise LedgerError(f"claims: the id {claim.id} is used twice, in {owner[claim.id]} and in {page}")
+                raise LedgerError(
+                    f"claims: the id {claim.id} is used twice, in {owner[claim.id]} and in {page}"
+                )
             owner[claim.id] = page
         if claims:
             chapters[page] = (title(notebook, page), claims)
@@ -137,17 +145,23 @@ def escape(text: str) -> str:
     'error \\\\< 1e-12 for x\\\\_0 \\\\* 2'
     """
     text = re.sub(r"([\\`*_{}\[\]<>$#|~^&!@])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+])(?=\s|$)", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", text)
+    return re.sub(
+        r"^(\d+)([.)])(?=\s|$)|^([-+])(?=\s|$)", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", text
+    )
 
 
 def table(claims: list[StoredClaim], *, sources: bool) -> str:
-    """MyST of the table of some claims; ``sources`` adds to each statement where its expectation comes from."""
+    """MyST of a table of claims; ``sources`` adds to each statement where its expectation comes from."""
     lines = [":::{list-table}", ":header-rows: 1", ":class: claims", ""]
     rows = [("id", "statement", "expected", "measured", "status")]
     for claim in claims:
-        statement = escape(claim.statement) + (f" [{escape(claim.source)}]{{.claim-source}}" if sources else "")
+        statement = escape(claim.statement) + (
+            f" [{escape(claim.source)}]{{.claim-source}}" if sources else ""
+        )
         status = "✓ holds" if claim.status == "holds" else "✗ did not hold"
-        rows.append((f"{{claim}}`{claim.id}`", statement, escape(claim.expected), escape(claim.measured), status))
+        rows.append(
+            (f"{{claim}}`{claim.id}`", statement, escape(claim.expected), escape(claim.measured), status)
+        )
     for row in rows:
         lines += [f"{mark} {cell}" for mark, cell in zip(["* -", *["  -"] * 4], row, strict=True)]
     return "\n".join([*lines, ":::", ""])
@@ -203,14 +217,16 @@ class ClaimsTable(SphinxDirective):
         if not claims:
             raise self.error(f"claims-table: the notebook {self.env.docname} stores no claim")
         parsed = nodes.Element()
-        self.state.nested_parse(StringList(table(claims, sources=False).splitlines()), self.content_offset, parsed)
+        self.state.nested_parse(
+            StringList(table(claims, sources=False).splitlines()), self.content_offset, parsed
+        )
         return parsed.children
 
 
 def link_to_claim(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
-    """The row of a claim is HTML in the output of a cell, which Sphinx does not see: its address is known by rule."""
+    """Sphinx does not see the row of a claim, HTML in the output of a cell: its address follows a rule."""
     if node["reftype"] != "claim":
         return None
     docname = app.claim_pages.get(node["reftarget"])  # type: ignore[attr-defined]

@@ -14,13 +14,14 @@
     How deep is deep enough? The caption asks and answers.
     :::
 
-The argument is the path of the pictures, with ``{}`` where the depth goes.  ``frames`` names each depth and says what
-its picture shows; a sentence that only repeats another is refused, since it tells a blind reader nothing.  Options:
-``start`` (the depth shown first; the middle one), ``label`` (of the slider; "Depth L"), ``symbol`` (under each small
-picture; "L"), ``name`` (to refer to the figure).
+The argument is the path of the pictures, with ``{}`` where the depth goes.  ``frames`` names each depth
+and says what its picture shows; a sentence that only repeats another is refused, since it tells a blind
+reader nothing.  Options: ``start`` (the depth shown first; the middle one), ``label`` (of the slider;
+"Depth L"), ``symbol`` (under each small picture; "L"), ``name`` (to refer to the figure).
 
-With scripts the figure is one picture and a range input that mouse, finger and keyboard move.  Without scripts, in
-print and in LaTeX all pictures stand side by side, each with its depth.  Plain text prints what each picture shows.
+With scripts the figure is one picture and a range input that mouse, finger and keyboard move.  Without
+scripts, in print and in LaTeX all pictures stand side by side, each with its depth.  Plain text prints
+what each picture shows.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def parse_frames(text: str) -> dict[str, str]:
     for line in filter(str.strip, text.splitlines()):
         match = FRAME.match(line)
         if match is None:
-            raise ValueError(f"frames: expected lines 'depth: what the picture shows', received {line.strip()!r}")
+            raise ValueError(
+                f"frames: expected lines 'depth: what the picture shows', received {line.strip()!r}"
+            )
         if match["depth"] in frames:
             raise ValueError(f"frames: the depth {match['depth']} is given twice")
         frames[match["depth"]] = match["alt"]
@@ -65,7 +68,9 @@ def parse_frames(text: str) -> dict[str, str]:
     generic = [re.sub(r"\d+", "#", alt) for alt in frames.values()]
     for depth, alt in zip(frames, generic, strict=True):
         if generic.count(alt) > 1:
-            raise ValueError(f"frames: the text of depth {depth} fits another picture too; say what this one shows")
+            raise ValueError(
+                f"frames: the text of depth {depth} fits another picture too; say what this one shows"
+            )
     return frames
 
 
@@ -97,7 +102,9 @@ class DepthSlider(SphinxDirective):
         figure = slider(start=depths.index(start), label=self.options.get("label", "Depth L"))
         for depth, alt in frames.items():
             picture = nodes.image(uri=pattern.replace("{}", depth), alt=alt, loading="lazy")
-            value = nodes.paragraph("", f"{self.options.get('symbol', 'L')} = {depth}", classes=["frame-value"])
+            value = nodes.paragraph(
+                "", f"{self.options.get('symbol', 'L')} = {depth}", classes=["frame-value"]
+            )
             figure += frame("", picture, value, depth=depth)
         figure += [caption, *legend]
         self.set_source_info(figure)

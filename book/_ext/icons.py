@@ -1,8 +1,9 @@
 """Ship the icons that the pages show, not the two thousand that exist.
 
-The theme loads every Font Awesome icon as one script of 1.5 MB, the heaviest file of a page.  After an HTML build
-this extension collects the icon names that occur in the pages and in the theme's own scripts, and cuts all others
-out of the built copy.  If the script does not look as expected it is left alone (the test of the page weight tells).
+The theme loads every Font Awesome icon as one script of 1.5 MB, the heaviest file of a page.  After an
+HTML build this extension collects the icon names that occur in the pages and in the theme's own scripts,
+and cuts all others out of the built copy.  If the script does not look as expected it is left alone (the
+test of the page weight tells).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ ICON = re.compile(
 def used_icons(site: Path) -> set[str]:
     """Icon names without their ``fa-`` in the pages and scripts of a built site."""
     files = [*site.rglob("*.html"), *(f for f in (site / "_static").rglob("*.js") if f != site / SCRIPT)]
-    return {name for file in files for name in USED.findall(file.read_text(encoding="utf-8", errors="ignore"))}
+    return {
+        name for file in files for name in USED.findall(file.read_text(encoding="utf-8", errors="ignore"))
+    }
 
 
 def keep_icons(script: str, names: set[str]) -> str:
@@ -39,7 +42,9 @@ def keep_icons(script: str, names: set[str]) -> str:
 def slim(app: Sphinx, exception: Exception | None) -> None:
     path = Path(app.outdir) / SCRIPT
     if exception is None and app.builder.format == "html" and path.exists():
-        path.write_text(keep_icons(path.read_text(encoding="utf-8"), used_icons(Path(app.outdir))), encoding="utf-8")
+        path.write_text(
+            keep_icons(path.read_text(encoding="utf-8"), used_icons(Path(app.outdir))), encoding="utf-8"
+        )
 
 
 def setup(app: Sphinx) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Repairs of the markup that other extensions produce, so that pages are valid and readable by machines.
 
-- sphinx-proof gives every theorem the same inner id and every proof the id ``proof``: ids become unique or go.
-- A proof with ``:class: dropdown`` has no title, so nothing could be clicked to unfold it: it gets the title "Proof".
-- Entries of a bibliography have a deprecated role that does not fit their list: they become items of that list.
+- sphinx-proof and sphinx-exercise use some ids again and again: they become unique or go.
+- A proof with ``:class: dropdown`` has no title, so nothing could be clicked to unfold it: it gets one.
+- Entries of a bibliography have a deprecated role that does not fit their list: they become its items.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx_proof.nodes import proof_node
 
+REPEATED = [["proof-content"], ["exercise-content"], ["solution-content"]]
 LEAD = "Proof. "  # how sphinx-proof begins the text of a proof
 
 
 def unique_ids(app: Sphinx, doctree: nodes.document) -> None:
     for section in doctree.findall(nodes.section):
-        if section["ids"] == ["proof-content"]:
-            section["ids"] = [f"{section.parent['label']}-content"]
+        if section["ids"] in REPEATED:
+            section["ids"] = [nodes.make_id(f"{section.parent['label']}-content")]
     for proof in doctree.findall(proof_node):
         proof[0]["ids"] = []
 
@@ -33,7 +34,9 @@ def fold_proofs(app: Sphinx, doctree: nodes.document) -> None:
         block.insert(0, nodes.title("", "Proof"))
 
 
-def list_items(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
+def list_items(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
     if "body" in context:
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 

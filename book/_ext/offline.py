@@ -17,8 +17,15 @@ from sphinx.errors import ExtensionError
 
 VENDOR = "vendor/mathjax"
 ENTRY = "tex-chtml.js"
-#: the fonts, and what MathJax loads only when it meets a rare command or when a reader asks its menu for speech
-PARTS = ("output/chtml/fonts/woff-v2", "input/tex/extensions", "a11y", "ui", "sre/mathmaps/base.json", "sre/mathmaps/en.json")
+#: fonts, and what MathJax loads only when it meets a rare command or a reader asks its menu for speech
+PARTS = (
+    "output/chtml/fonts/woff-v2",
+    "input/tex/extensions",
+    "a11y",
+    "ui",
+    "sre/mathmaps/base.json",
+    "sre/mathmaps/en.json",
+)
 NOTICE = """MathJax 3.2.2, https://www.mathjax.org
 Copyright (c) 2009-2022 The MathJax Consortium.
 Licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0
@@ -51,7 +58,9 @@ def vendor_mathjax(app: Sphinx, exception: Exception | None) -> None:
     (target / "NOTICE").write_text(NOTICE, encoding="utf-8")
 
 
-def drop_repeated_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
+def drop_repeated_scripts(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
     """sphinx-thebe registers its constants twice, which is a syntax error on every page; keep the first."""
     seen: set[str] = set()
     kept = []

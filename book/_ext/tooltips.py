@@ -1,8 +1,8 @@
 """Hover over a term, an equation, a theorem or a figure's number to see it.
 
-sphinx_tippy collects what the links of a page point to; the script ``tooltip.js`` of this book shows it.  Nothing is
-looked up anywhere else.  This extension configures sphinx_tippy, and removes the files that it leaves behind when a
-page is built again (their names change every time).
+sphinx_tippy collects what the links of a page point to; the script ``tooltip.js`` of this book shows it.
+Nothing is looked up anywhere else.  This extension configures sphinx_tippy, and removes the files that
+it leaves behind when a page is built again (their names change every time).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sphinx.environment import BuildEnvironment
 
 SETTINGS = {
     "tippy_js": ["tooltip.js"],
-    "tippy_enable_mathjax": True,
+    "tippy_enable_mathjax": True,  # puts MathJax on every page with a tip
     "tippy_enable_wikitips": False,
     "tippy_enable_doitips": False,
     "tippy_rtd_urls": [],
-    # what a link may point to and is shown as it stands; terms, equations and sections are known to sphinx_tippy
+    # shown as they stand; terms, equations and sections are known to sphinx_tippy
     "tippy_tip_selector": "div.proof, div.exercise, figure, table, div.citation, aside",
     "tippy_anchor_parent_selector": "article.bd-article",
     "tippy_skip_anchor_classes": ["headerlink", "sd-stretched-link", "exercise-link"],
@@ -34,7 +34,7 @@ def configure(app: Sphinx, config: Config) -> None:
 
 
 def write_every_page(app: Sphinx, env: BuildEnvironment) -> list[str]:
-    """Tips quote other pages, so all pages are written whenever one is, and the files of the last build go."""
+    """Tips quote other pages: all pages are written whenever one is, and the files of the last build go."""
     if app.builder.format != "html":
         return []
     shutil.rmtree(Path(app.outdir) / "_static" / "tippy", ignore_errors=True)

@@ -1,10 +1,10 @@
 // Shows what a link points to while the pointer or the keyboard focus is on it; Escape hides it.
-// The scripts that sphinx_tippy writes for each page call `tippy(link, {content, onShow, ...})`.
+// The scripts that sphinx_tippy writes for each page call `tippy(link, {content, ...})`.
 (() => {
   const SHOW_AFTER = 250, HIDE_AFTER = 180, GAP = 8;
   const box = document.createElement("div");
   box.className = "tooltip-box";
-  box.setAttribute("role", "tooltip");
+  box.setAttribute("aria-hidden", "true");   // for the eye: whoever listens follows the link
   box.hidden = true;
   let link = null, timer = 0;
 
@@ -22,7 +22,10 @@
       span.append(...a.childNodes);
       a.replaceWith(span);
     });
-    return template.content;
+    if (template.content.firstElementChild?.tagName !== "DT") return template.content;
+    const list = document.createElement("dl");
+    list.append(template.content);
+    return list;
   };
 
   const place = () => {
@@ -33,13 +36,19 @@
     box.style.top = `${Math.max(GAP, below ? at.bottom + GAP : at.top - GAP - box.offsetHeight)}px`;
   };
 
+  const typeset = async () => {
+    if (!window.MathJax || !MathJax.typesetPromise) return;
+    await MathJax.typesetPromise([box]);
+    box.querySelectorAll("[tabindex]").forEach((e) => e.removeAttribute("tabindex"));
+  };
+
   const show = (target, options) => {
     if (!box.isConnected) (document.querySelector("article") || document.body).append(box);
     link = target;
     box.replaceChildren(preview(options.content));
     box.hidden = false;
     place();
-    if (options.onShow && window.MathJax && MathJax.typesetPromise) options.onShow({ popper: box });
+    typeset();
   };
 
   window.tippy = (target, options) => {
