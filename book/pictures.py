@@ -56,7 +56,7 @@ def missed(path: torch.Tensor, depth: int | None) -> str:
 
 
 def draw_paths(ax: Axes, path: torch.Tensor, color: str, depth: int | None, *, size: float = 4.4) -> None:
-    look.draw_paths(ax, path, color=color, dots=depth is not None and depth <= 16, size=size, width=size / 3.5)
+    look.draw_paths(ax, path.numpy(), color=color, dots=depth is not None and depth <= 16, size=size, width=size / 3.5)
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], facecolor="#FFFFFF")
     for spine in ax.spines.values():
         spine.set(visible=True, color=RULE, linewidth=1.0)
@@ -97,7 +97,12 @@ def wide(path: Path) -> None:
     write(fig, left, 22, TASK, fontsize=13.5)
     write(fig, right, 22, "the same data, deeper and deeper", fontsize=13.5, color=MUTED, ha="right")
     for y, kind, color, words in (
-        (58, "Residual network", BLUE, "one weight per layer: a line. In the limit, a differential equation."),
+        (
+            58,
+            "Residual network",
+            BLUE,
+            "one weight per layer: a line. In the limit, a differential equation.",
+        ),
         (318, "Dense network", EMBER, "one weight per pair of layers: a triangle. An integral equation."),
     ):
         write(fig, left, y, kind, color=color, fontsize=14, weight="bold")
@@ -107,7 +112,15 @@ def wide(path: Path) -> None:
         for top, states, color in zip((70, 330), pair(depth), (BLUE, EMBER), strict=True):
             draw_paths(cell(fig, x, top, size, size), states, color, depth)
             write(fig, x + 7, top + 18, name(depth), fontsize=12.5, zorder=9)
-            write(fig, x + size / 2, top + size + 20, missed(states, depth), ha="center", color=color, fontsize=12)
+            write(
+                fig,
+                x + size / 2,
+                top + size + 20,
+                missed(states, depth),
+                ha="center",
+                color=color,
+                fontsize=12,
+            )
         draw_line(cell(fig, x, 262, size, 9), depth)
         draw_triangle(cell(fig, x, 520, size, size), depth)
     write(fig, left + 2, 545, "its memory", color=MUTED, fontsize=11.5)
@@ -122,7 +135,16 @@ def narrow(path: Path) -> None:
     write(fig, left, 24, TASK, fontsize=13.5)
     for i, (text, color) in enumerate((("Residual", BLUE), ("Dense", EMBER), ("its memory", EMBER))):
         weight = "bold" if i < 2 else "normal"
-        write(fig, left + i * (size + gap) + size / 2, 54, text, ha="center", color=color, fontsize=14, weight=weight)
+        write(
+            fig,
+            left + i * (size + gap) + size / 2,
+            54,
+            text,
+            ha="center",
+            color=color,
+            fontsize=14,
+            weight=weight,
+        )
     for j, depth in enumerate(DEPTHS):
         y = 66 + j * 145
         for i, (states, color) in enumerate(zip(pair(depth), (BLUE, EMBER), strict=True)):
@@ -130,7 +152,17 @@ def narrow(path: Path) -> None:
             draw_paths(cell(fig, x, y, size, size), states, color, depth, size=3.6)
             write(fig, x + size / 2, y + size + 17, missed(states, depth), ha="center", color=color, fontsize=12)
         draw_triangle(cell(fig, left + 2 * (size + gap), y, size, size), depth)
-        write(fig, 15, y + size / 2, name(depth), rotation=90, ha="center", va="center", fontsize=13.5, color=INK)
+        write(
+            fig,
+            15,
+            y + size / 2,
+            name(depth),
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=13.5,
+            color=INK,
+        )
     look.save(fig, path)
     plt.close(fig)
 

@@ -151,9 +151,7 @@ def claim(
     if not holds:
         _show(record)
         reason = "" if math.isfinite(value) else " A claim needs a finite number."
-        raise ClaimError(
-            f"claim {id} fails: {statement} Expected {expectation.text}, measured {shown}.{reason}"
-        )
+        raise ClaimError(f"claim {id} fails: {statement} Expected {expectation.text}, measured {shown}.{reason}")
     _show(record)
     _store(id, shown)
 
@@ -219,9 +217,7 @@ def _expectation(expected: Any, within: Any, below: Any, above: Any, between: An
         raise TypeError(f"between must be a pair (low, high), received {between!r}")
     low, high = _bound("between[0]", between[0]), _bound("between[1]", between[1])
     if low > high:
-        raise ValueError(
-            f"between must be an interval (low, high) with low <= high, received ({low:g}, {high:g})"
-        )
+        raise ValueError(f"between must be an interval (low, high) with low <= high, received ({low:g}, {high:g})")
     return _Expectation(low, high, False, f"in [{_plain(low)}, {_plain(high)}]", "interval")
 
 
@@ -231,9 +227,7 @@ def _number(name: str, value: Any) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         shape = getattr(value, "shape", None)
-        received = type(value).__name__ + (
-            f" of shape {tuple(shape)}" if shape is not None else f" {value!r}"
-        )
+        received = type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else f" {value!r}")
         raise TypeError(f"{name} must be a real number or a tensor without axes, received {received}")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 

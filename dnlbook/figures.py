@@ -235,7 +235,7 @@ def _positive(name: str, values: ArrayLike) -> np.ndarray:
         raise ValueError(f"{name}: expected a non-empty list of numbers, received shape {array.shape}")
     if not (np.isfinite(array).all() and (array > 0).all()):
         raise ValueError(
-            f"{name}: expected numbers above 0 for a logarithmic axis, received {array.min()!r} as smallest"
+            f"{name}: expected numbers above 0 for a logarithmic axis, received {array.min():g} as smallest"
         )
     return array
 
@@ -315,7 +315,7 @@ def interval(
         shapes = f"{positions.shape}, {centre.shape} and {reach.shape}"
         raise ValueError(f"x, mean, half: expected the same shape, received {shapes}")
     if (reach < 0).any():
-        raise ValueError(f"half: expected numbers of at least 0, received {reach.min()!r}")
+        raise ValueError(f"half: expected numbers of at least 0, received {reach.min():g}")
     ax.errorbar(positions, centre, yerr=reach, capsize=3, elinewidth=1.2, **(style | options))
 
 

@@ -177,9 +177,7 @@ class ResNet(_Stack):
 
     def forward(self, x0: Tensor) -> Tensor:
         """Return the output :math:`x^L`, shape ``(..., n)``."""
-        return residual_map(
-            self._check_input(x0), self.V, self.W, self.b, step=self.step, activation=self.activation
-        )
+        return residual_map(self._check_input(x0), self.V, self.W, self.b, step=self.step, activation=self.activation)
 
     def trajectory(self, x0: Tensor) -> Tensor:
         """Return all states, shape ``(L + 1, ..., n)``."""
@@ -206,10 +204,7 @@ class ResNet(_Stack):
         """
         steps = _checks.positive_int("depth", depth)
         tau = _checks.positive_float("horizon", horizon) / steps
-        V, W, b = (
-            torch.stack(parts)
-            for parts in zip(*(read_path(path, k * tau) for k in range(steps)), strict=True)
-        )
+        V, W, b = (torch.stack(parts) for parts in zip(*(read_path(path, k * tau) for k in range(steps)), strict=True))
         net = cls(V.shape[1], steps, hidden=V.shape[2], horizon=horizon, activation=activation, dtype=V.dtype)
         net._adopt(V, W, b)
         return net
@@ -247,9 +242,7 @@ class ResNet(_Stack):
             if interpolation == "constant":
                 return repeated
             following = torch.cat([values[1:], values[-1:]]).repeat_interleave(factor, 0)
-            share = (torch.arange(factor, dtype=values.dtype, device=values.device) / factor).repeat(
-                len(values)
-            )
+            share = (torch.arange(factor, dtype=values.dtype, device=values.device) / factor).repeat(len(values))
             return torch.lerp(repeated, following, share.view(-1, *(1,) * (values.ndim - 1)))
 
         net._adopt(finer(self.V), finer(self.W), finer(self.b))
@@ -388,9 +381,7 @@ class ContinuousNet(_Stack):
                 return values.repeat_interleave(factor, 0)
             position = torch.arange(count + 1, device=values.device)
             piece = (position // factor).clamp(max=self.pieces - 1)
-            share = ((position - piece * factor).to(values.dtype) / factor).view(
-                -1, *(1,) * (values.ndim - 1)
-            )
+            share = ((position - piece * factor).to(values.dtype) / factor).view(-1, *(1,) * (values.ndim - 1))
             return torch.lerp(values[piece], values[piece + 1], share)
 
         return self._like(count, finer(self.V), finer(self.W), finer(self.b))

@@ -65,9 +65,7 @@ def test_myst_nb_finds_the_glued_value(shell: InteractiveShell) -> None:
     from nbformat.v4 import new_code_cell, new_output
 
     outputs = outputs_of("euler-order", "Order one.", 0.99912, below=1, source=SOURCE)
-    cell = new_code_cell(
-        outputs=[new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in outputs]
-    )
+    cell = new_code_cell(outputs=[new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in outputs])
     ((key, output),) = extract_glue_data_cell(cell)
     assert key == "euler-order" and output["data"] == {"text/plain": "0.9991"}
     assert len(cell.outputs) == 1, "the glued value is not shown a second time"
@@ -177,9 +175,7 @@ def test_measured_values_print_with_significant_digits(
         ({"between": (0, 1.01)}, "in [0, 1.01]", "interval"),
     ],
 )
-def test_expectations_are_readable(
-    shell: InteractiveShell, form: dict[str, Any], text: str, tolerance: str
-) -> None:
+def test_expectations_are_readable(shell: InteractiveShell, form: dict[str, Any], text: str, tolerance: str) -> None:
     row, _ = outputs_of("euler-text", "Readable.", form.get("expected", 0.5), source=SOURCE, **form)
     assert row.data[MIME]["expected"] == text and row.data[MIME]["tolerance"] == tolerance
 
@@ -218,17 +214,13 @@ def test_malformed_ids_are_refused(identifier: Any) -> None:
         ({"below": 1, "statement": ""}, ValueError, "statement must not be blank"),
     ],
 )
-def test_ill_posed_claims_are_refused(
-    arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_ill_posed_claims_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     settings = {"id": "euler-posed", "statement": "So.", "measured": 0.5, "source": SOURCE, **arguments}
     with pytest.raises(error, match=message):
         claim(**settings)
 
 
-@pytest.mark.parametrize(
-    "measured", [True, np.bool_(True), "1", None, 1j, torch.ones(2), np.ones((1, 1)), [1.0]]
-)
+@pytest.mark.parametrize("measured", [True, np.bool_(True), "1", None, 1j, torch.ones(2), np.ones((1, 1)), [1.0]])
 def test_only_real_numbers_are_measured(measured: Any) -> None:
     with pytest.raises(TypeError, match="measured must be a real number or a tensor without axes, received"):
         claim("euler-type", "So.", measured, below=2, source=SOURCE)
