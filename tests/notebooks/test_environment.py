@@ -20,7 +20,7 @@ ROOT = execute.ROOT
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text())
 CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}  # where they differ from the wheels
-MODULES = {"sklearn": "scikit-learn", "IPython": "ipython", "matplotlib_inline": "ipython"}
+MODULES = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython", "matplotlib_inline": "ipython"}
 NOT_IMPORTED = {"ipykernel", "jupyterlab", "jupytext"}  # they open and run the notebooks
 CONDA_BASE = {"python", "pip", "setuptools"}
 
