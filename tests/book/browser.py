@@ -63,9 +63,7 @@ def compressed(path: Path, changed: int) -> bytes:
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """The address under which a folder can be read on this machine."""
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -144,18 +142,14 @@ def visit(browser: Any, base: str, page: str, width: int) -> Iterator[tuple[Any,
     tab.route("**/*", route)
     tab.on(
         "response",
-        lambda response: (
-            look.missing.append(f"{response.status} {response.url}") if response.status >= 400 else None
-        ),
+        lambda response: look.missing.append(f"{response.status} {response.url}") if response.status >= 400 else None,
     )
     tab.on("console", lambda message: look.errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: look.errors.append(str(error)))
     tab.on("requestfinished", lambda request: finished_requests.append(request))
     try:
         tab.goto(base + page, wait_until="load")
-        tab.evaluate(
-            "() => window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => true) : true"
-        )
+        tab.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => true) : true")
         tab.wait_for_load_state("networkidle")
         for request in finished_requests:
             finished(request)
@@ -197,9 +191,7 @@ def math_errors(tab: Any) -> list[str]:
 
 
 def set_theme(tab: Any, theme: str) -> None:
-    tab.evaluate(
-        "(theme) => { const d = document.documentElement.dataset; d.theme = d.mode = theme; }", theme
-    )
+    tab.evaluate("(theme) => { const d = document.documentElement.dataset; d.theme = d.mode = theme; }", theme)
 
 
 @functools.cache
@@ -210,24 +202,58 @@ def axe_source() -> str:
     return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
-def accessibility(tab: Any) -> list[str]:
-    """What axe finds and the list of the theme's own habits does not contain."""
+#: Text whose contrast can differ from that of other text on the page: one element for each combination of
+#: colour, size, weight, and what lies behind it.  A chapter has thousands of words and a dozen combinations.
+DISTINCT_TEXT = """() => {
+  const behind = (e) => {
+    let key = "";
+    for (; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      key += [style.backgroundColor, style.backgroundImage, style.opacity, style.filter].join();
+    }
+    return key;
+  };
+  const backgrounds = new Map(), kinds = new Map();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !e.checkVisibility() || e.closest("script, style, mjx-container")) continue;
+    if (!backgrounds.has(e)) backgrounds.set(e, behind(e));
+    const style = getComputedStyle(e);
+    const kind = [style.color, style.fontSize, style.fontWeight, style.textShadow, backgrounds.get(e)].join("|");
+    if (!kinds.has(kind)) kinds.set(kind, e);
+  }
+  return [...kinds.values()];
+}"""
+
+
+def run_axe(tab: Any, context: str, rules: str) -> list[str]:
+    """Violations of some rules, without those that the theme commits everywhere."""
     if not tab.evaluate("() => Boolean(window.axe)"):
         tab.evaluate(axe_source())
-        tab.add_style_tag(
-            content="*, ::before, ::after { transition: none !important; animation: none !important; }"
-        )
+        still = "*, ::before, ::after { transition: none !important; animation: none !important; }"
+        tab.add_style_tag(content=still)
     found = tab.evaluate(
-        """async (rules) => {
-          const options = {runOnly: rules, resultTypes: ["violations"], preload: false};
-          const result = await axe.run(document, options);
+        f"""async () => {{
+          const options = {{resultTypes: ["violations"], preload: false, {rules}}};
+          const result = await axe.run({context}, options);
           const line = (v) => v.nodes.map((n) => [v.id, n.html, n.failureSummary, n.target.join(" ")]);
           return result.violations.flatMap(line);
-        }""",
-        RULES,
+        }}"""
     )
     return [
         f"{rule}: {html[:200]} at {target}: {' '.join(summary.split())[:300]}"
         for rule, html, summary, target in found
         if not any(rule == allowed and part in html.partition(">")[0] for allowed, part in ALLOWED)
     ]
+
+
+def contrast(tab: Any) -> list[str]:
+    """Text that is hard to read in the theme that is set; every kind of text is looked at once."""
+    return run_axe(tab, f"{{include: ({DISTINCT_TEXT})()}}", 'runOnly: ["color-contrast"]')
+
+
+def accessibility(tab: Any) -> list[str]:
+    """What axe finds beside contrast.  The inside of formulas is MathJax's own."""
+    context = "{include: [document], exclude: ['mjx-container > *']}"
+    return run_axe(tab, context, f'runOnly: {RULES}, rules: {{"color-contrast": {{enabled: false}}}}')

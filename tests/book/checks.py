@@ -127,9 +127,7 @@ def fetched_urls(soup: BeautifulSoup) -> Iterator[str]:
 
 
 def css_urls(text: str) -> Iterator[str]:
-    yield from (
-        first or second for first, second in CSS_URL.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
-    )
+    yield from (first or second for first, second in CSS_URL.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
 
 
 def external_resources(site: Site) -> list[str]:
@@ -151,9 +149,7 @@ def broken_links(site: Site) -> list[str]:
     broken = []
     for page in site.pages():
         soup = site.soup(page)
-        links = {str(tag["href"]) for tag in soup.find_all(["a", "area", "link"], href=True)} | set(
-            fetched_urls(soup)
-        )
+        links = {str(tag["href"]) for tag in soup.find_all(["a", "area", "link"], href=True)} | set(fetched_urls(soup))
         for link in sorted(links):
             if is_external(link) or urlsplit(link).scheme:
                 continue

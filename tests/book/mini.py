@@ -111,9 +111,7 @@ def notebook(text: str, claims: list[Record]) -> nbformat.NotebookNode:
 
 def write(folder: Path) -> Path:
     """Write the sources of the small book; configuration, extensions and assets are those of the real one."""
-    shutil.copytree(
-        ROOT / "book" / "_ext", folder / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "book" / "assets", folder / "book" / "assets")
     shutil.copy(ROOT / "_config.yml", folder)
     (folder / "_toc.yml").write_text(TOC, encoding="utf-8")
@@ -121,9 +119,7 @@ def write(folder: Path) -> Path:
     (folder / "book" / "references.bib").write_text(BIBLIOGRAPHY, encoding="utf-8")
     (folder / "book" / "img").mkdir()
     for depth in (2, 4, 8):
-        Image.new("RGB", (64, 48), (255 - 20 * depth, 250, 240)).save(
-            folder / "book" / "img" / f"frame-{depth}.png"
-        )
+        Image.new("RGB", (64, 48), (255 - 20 * depth, 250, 240)).save(folder / "book" / "img" / f"frame-{depth}.png")
     (folder / "notebooks" / "part").mkdir(parents=True)
     write_chapter(folder, "long_waves", CHAPTER, [record("long-waves-length")])
     write_chapter(folder, "tides", "# Tides are waves\n", [record("tides-height"), record("tides-period")])

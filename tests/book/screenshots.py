@@ -41,17 +41,13 @@ def take(outdir: Path, names: list[str], html: Path, *, whole: bool = True) -> i
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outdir", type=Path)
     parser.add_argument("pages", nargs="*", metavar="page", help="as in _toc.yml; all if none is named")
     parser.add_argument("--site", type=Path, default=HERE.parents[1] / "_build" / "html", help="a built site")
     parser.add_argument("--window", action="store_true", help="one window instead of the whole page")
     options = parser.parse_args()
-    names = [
-        page.removesuffix(".html").removesuffix(".md").removesuffix(".ipynb") for page in options.pages
-    ] or PAGES
+    names = [page.removesuffix(".html").removesuffix(".md").removesuffix(".ipynb") for page in options.pages] or PAGES
     if missing := [name for name in names if not (options.site / f"{name}.html").is_file()]:
         parser.error(f"{options.site} has no page {', '.join(missing)}; build the book with `make book`")
     if browser.chromium() is None:

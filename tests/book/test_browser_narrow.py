@@ -15,6 +15,7 @@ def test_page_at_390_px(chromium: Any, address: str, page: str) -> None:
         assert look.complaints() == []
         assert browser.math_errors(tab) == []
         assert browser.overflow(tab) == []
+        assert browser.accessibility(tab) == []
         for theme in ("light", "dark"):
             browser.set_theme(tab, theme)
-            assert browser.accessibility(tab) == [], theme
+            assert browser.contrast(tab) == [], theme

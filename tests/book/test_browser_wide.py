@@ -20,6 +20,7 @@ def test_page_at_1280_px(
         assert browser.math_errors(tab) == []
         assert browser.overflow(tab) == []
         assert look.weight <= MAXIMAL_WEIGHT, look.heaviest()
+        assert browser.accessibility(tab) == []
         for theme in ("light", "dark"):
             browser.set_theme(tab, theme)
-            assert browser.accessibility(tab) == [], theme
+            assert browser.contrast(tab) == [], theme

@@ -23,6 +23,7 @@ from sphinx.errors import ConfigError
 
 EXTENSIONS = [
     "alt_text",
+    "api",
     "claims_ledger",
     "depth_slider",
     "icons",
@@ -50,9 +51,7 @@ def test_examples_in_the_extensions_hold(name: str) -> None:
 def test_every_extension_is_tested_and_configured() -> None:
     files = {path.stem for path in (checks.ROOT / "book" / "_ext").glob("*.py")}
     configured = set(
-        re.findall(
-            r"^    (\w+): book/_ext$", (checks.ROOT / "_config.yml").read_text(encoding="utf-8"), re.MULTILINE
-        )
+        re.findall(r"^    (\w+): book/_ext$", (checks.ROOT / "_config.yml").read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert files == configured == set(EXTENSIONS)
 
@@ -118,9 +117,7 @@ def test_with_an_address_the_buttons_are_there(tmp_path: Path, chromium: Any) ->
     build = checks.build_site(source, tmp_path, **environment)
     assert (build.returncode, build.warnings) == (0, [])
     text = (build.html / CHAPTER).read_text(encoding="utf-8")
-    assert (
-        "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/part/long_waves.ipynb" in text
-    )
+    assert "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/part/long_waves.ipynb" in text
     assert "initThebeSBT()" in text and 'repo: "owner/name"' in text
     assert "https://github.com/owner/name/issues/new" in text
     assert text.count("const THEBE_JS_URL") == 1
@@ -129,7 +126,7 @@ def test_with_an_address_the_buttons_are_there(tmp_path: Path, chromium: Any) ->
         browser.visit(chromium, base, CHAPTER, browser.WIDE) as (tab, look),
     ):
         assert look.complaints() == []  # Thebe is fetched after a click, not before
-        assert browser.accessibility(tab) == []
+        assert browser.accessibility(tab) + browser.contrast(tab) == []
 
 
 # ---- offline and icons
@@ -137,9 +134,7 @@ def test_with_an_address_the_buttons_are_there(tmp_path: Path, chromium: Any) ->
 
 def test_mathjax_comes_with_the_site_and_its_licence(site: checks.Site) -> None:
     vendored = site.html / "_static" / "vendor" / "mathjax"
-    assert (vendored / "tex-chtml.js").is_file() and list(
-        (vendored / "output/chtml/fonts/woff-v2").glob("*.woff")
-    )
+    assert (vendored / "tex-chtml.js").is_file() and list((vendored / "output/chtml/fonts/woff-v2").glob("*.woff"))
     assert "Apache License" in (vendored / "NOTICE").read_text(encoding="utf-8")
     scripts = [str(tag.get("src")) for tag in site.soup(site.html / CHAPTER).select("script[src]")]
     assert any("vendor/mathjax/tex-chtml.js" in src for src in scripts)
@@ -147,9 +142,7 @@ def test_mathjax_comes_with_the_site_and_its_licence(site: checks.Site) -> None:
 
 
 def test_icons_are_kept_by_name_or_other_name() -> None:
-    script = (
-        'var a={sun:[1,2,[],"f1","M0"],"arrow-up":[1,2,["up"],"f2","M1"],moon:[1,2,[],"f3",["M2","M3"]],x:1};'
-    )
+    script = 'var a={sun:[1,2,[],"f1","M0"],"arrow-up":[1,2,["up"],"f2","M1"],moon:[1,2,[],"f3",["M2","M3"]],x:1};'
     assert icons.keep_icons(script, {"sun"}) == 'var a={sun:[1,2,[],"f1","M0"],x:1};'
     assert (
         icons.keep_icons(script, {"up", "moon"})
@@ -160,9 +153,7 @@ def test_icons_are_kept_by_name_or_other_name() -> None:
 
 def test_icons_of_the_page_are_drawn(chromium: Any, mini_address: str) -> None:
     with browser.visit(chromium, mini_address, CHAPTER, browser.WIDE) as (tab, look):
-        drawn = tab.evaluate(
-            "() => [...document.querySelectorAll('svg.svg-inline--fa')].map((e) => e.dataset.icon)"
-        )
+        drawn = tab.evaluate("() => [...document.querySelectorAll('svg.svg-inline--fa')].map((e) => e.dataset.icon)")
         assert {"magnifying-glass", "bars", "download"} <= set(drawn) and "circle-question" not in drawn
         assert not [name for name in look.transferred if "webfonts" in name]
 
@@ -172,9 +163,7 @@ def test_icons_of_the_page_are_drawn(chromium: Any, mini_address: str) -> None:
 
 def test_folded_proof_has_a_title_and_ids_are_unique(site: checks.Site) -> None:
     soup = site.soup(site.html / CHAPTER)
-    titles = [
-        block.select_one(".admonition-title") for block in soup.select("div.proof.proof, div.proof.dropdown")
-    ]
+    titles = [block.select_one(".admonition-title") for block in soup.select("div.proof.proof, div.proof.dropdown")]
     folded = soup.select_one("div.proof.dropdown")
     assert folded is not None and folded.select_one(".admonition-title").text == "Proof"
     assert folded.text.count("Proof") == 1 and titles
@@ -206,8 +195,7 @@ def test_alternative_text_must_say_something(alt: str, good: bool) -> None:
 def test_ledger_has_a_row_per_claim_that_leads_to_its_cell(site: checks.Site) -> None:
     soup = site.soup(site.html / LEDGER)
     rows = [
-        [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
-        for row in soup.select("table.claims tbody tr")
+        [cell.get_text(" ", strip=True) for cell in row.find_all("td")] for row in soup.select("table.claims tbody tr")
     ]
     assert [row[0] for row in rows] == ["long-waves-length", "tides-height", "tides-period"]
     assert rows[0][1:] == ["The height is 2_0 * x. Theorem 1.1", "1.00 ± 0.01", "0.9995", "✓ holds"]
@@ -343,20 +331,14 @@ def test_slider_in_print_and_plain_text(tmp_path: Path, builder: str) -> None:
     source = mini.write(tmp_path / "source")
     (source / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n", encoding="utf-8")
     (source / "book/intro.md").write_text(f"# A page\n\n{mini.SLIDER}", encoding="utf-8")
-    choice = (
-        ["--builder", "latex"] if builder == "latex" else ["--builder", "custom", "--custom-builder", "text"]
-    )
+    choice = ["--builder", "latex"] if builder == "latex" else ["--builder", "custom", "--custom-builder", "text"]
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), *choice]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     if builder == "latex":
         text = next((source / "_build/latex").glob("*.tex")).read_text(encoding="utf-8")
         figure = text[text.index("\\begin{figure}") : text.index("\\end{figure}")]
-        assert (
-            figure.count("\\includegraphics") == 3
-            and "frame\\sphinxhyphen{}8" in figure
-            or "{frame-8}" in figure
-        )
+        assert figure.count("\\includegraphics") == 3 and "frame\\sphinxhyphen{}8" in figure or "{frame-8}" in figure
         assert "L = 8" in figure and "\\caption{" in figure
     else:
         text = (source / "_build/text/book/intro.txt").read_text(encoding="utf-8")
@@ -366,9 +348,7 @@ def test_slider_in_print_and_plain_text(tmp_path: Path, builder: str) -> None:
 # ---- landing figure
 
 
-@pytest.mark.parametrize(
-    ("width", "loaded"), [(browser.WIDE, "frame-8.png"), (browser.NARROW, "frame-2.png")]
-)
+@pytest.mark.parametrize(("width", "loaded"), [(browser.WIDE, "frame-8.png"), (browser.NARROW, "frame-2.png")])
 def test_landing_figure_loads_one_picture(chromium: Any, mini_address: str, width: int, loaded: str) -> None:
     with browser.visit(chromium, mini_address, CHAPTER, width) as (_, look):
         assert [name for name in look.transferred if "_images" in name] == [f"_images/{loaded}"]
@@ -392,9 +372,7 @@ def test_landing_figure_is_numbered_and_described(site: checks.Site) -> None:
         (INTRO, "article a[href='#airy1845'], article a.reference[href^='#id']", "Tides and waves"),
     ],
 )
-def test_hovering_a_link_shows_its_target(
-    chromium: Any, mini_address: str, page: str, link: str, shown: str
-) -> None:
+def test_hovering_a_link_shows_its_target(chromium: Any, mini_address: str, page: str, link: str, shown: str) -> None:
     with browser.visit(chromium, mini_address, page, browser.WIDE) as (tab, look):
         box = tab.locator(".tooltip-box")
         tab.locator(link).first.hover()
@@ -402,10 +380,8 @@ def test_hovering_a_link_shows_its_target(
         tab.wait_for_function("() => !document.querySelector('.tooltip-box .math:not(:has(mjx-container))')")
         tab.wait_for_function("() => !document.querySelector('.tooltip-box [tabindex]')")
         assert shown in box.inner_text()
-        assert (
-            tab.evaluate("() => document.querySelectorAll('.tooltip-box a, .tooltip-box [id]').length") == 0
-        )
-        assert browser.accessibility(tab) == []
+        assert tab.evaluate("() => document.querySelectorAll('.tooltip-box a, .tooltip-box [id]').length") == 0
+        assert browser.accessibility(tab) + browser.contrast(tab) == []
         tab.keyboard.press("Escape")
         assert not box.is_visible()
         assert look.complaints() == []

@@ -39,22 +39,17 @@ def test_ids_are_unique_within_a_page(site: checks.Site) -> None:
 
 def test_every_notebook_has_a_table_of_its_claims(site: checks.Site) -> None:
     chapters = [page for page in PAGES if page.startswith("notebooks/")]
-    without = [
-        page for page in chapters if not site.soup(site.html / f"{page}.html").select("article table.claims")
-    ]
+    without = [page for page in chapters if not site.soup(site.html / f"{page}.html").select("article table.claims")]
     assert without == []
 
 
 def test_ledger_lists_every_claim_row_of_the_chapters(site: checks.Site) -> None:
     chapters = [page for page in PAGES if page.startswith("notebooks/")]
     rows = {
-        row["id"]
-        for page in chapters
-        for row in site.soup(site.html / f"{page}.html").select("article div.claim[id]")
+        row["id"] for page in chapters for row in site.soup(site.html / f"{page}.html").select("article div.claim[id]")
     }
     links = {
-        str(a["href"]).rpartition("#")[2]
-        for a in site.soup(site.html / "book/claims.html").select("table.claims a")
+        str(a["href"]).rpartition("#")[2] for a in site.soup(site.html / "book/claims.html").select("table.claims a")
     }
     assert rows and rows == links
 
