@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class Site:
     def __init__(self, html: Path) -> None:
         self.html = html.resolve()
         self._soups: dict[Path, BeautifulSoup] = {}
+        self._anchors: dict[Path, set[str]] = {}
 
     def pages(self) -> list[Path]:
         return sorted(p for p in self.html.rglob("*.html") if "_static" not in p.relative_to(self.html).parts)
@@ -92,10 +94,11 @@ class Site:
         return self._soups[page]
 
     def anchors(self, page: Path) -> set[str]:
-        soup = self.soup(page)
-        return {tag["id"] for tag in soup.find_all(id=True)} | {
-            tag["name"] for tag in soup.find_all("a", attrs={"name": True})
-        }
+        if page not in self._anchors:
+            soup = self.soup(page)
+            named = {str(tag["name"]) for tag in soup.find_all("a", attrs={"name": True})}
+            self._anchors[page] = named | {str(tag["id"]) for tag in soup.find_all(id=True)}
+        return self._anchors[page]
 
     def name(self, page: Path) -> str:
         return page.relative_to(self.html).as_posix()
@@ -185,5 +188,5 @@ def repeated_ids(site: Site) -> list[str]:
     repeated = []
     for page in site.pages():
         ids = [str(tag["id"]) for tag in site.soup(page).find_all(id=True)]
-        repeated += [f"{site.name(page)}: {name}" for name in sorted({i for i in ids if ids.count(i) > 1})]
+        repeated += [f"{site.name(page)}: {name}" for name, count in sorted(Counter(ids).items()) if count > 1]
     return repeated
