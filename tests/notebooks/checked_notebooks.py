@@ -39,6 +39,10 @@ class ReproducibleKernel(RunningKernel):
         self.kc.wait_for_ready(timeout=startup_timeout)
         self._ensure_iopub_up()
 
+    def execute_cell_input(self, cell_input: str, allow_stdin: bool | None = None) -> str:
+        """Run a cell as the notebook did: with a history, which a final semicolon needs to be silent."""
+        return str(self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False))
+
 
 class CheckedCell(IPyNbCell):
     """One code cell: it must run, and its outputs must agree with the stored ones."""
@@ -116,7 +120,4 @@ class CheckedNotebook(IPyNbFile):
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[None, list[Any], list[Any]]:
     """Replace nbval's collector by ours."""
     found = yield
-    return [
-        CheckedNotebook.from_parent(parent, path=node.path) if type(node) is IPyNbFile else node
-        for node in found
-    ]
+    return [CheckedNotebook.from_parent(parent, path=node.path) if type(node) is IPyNbFile else node for node in found]

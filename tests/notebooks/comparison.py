@@ -22,8 +22,8 @@ from PIL import Image
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?!\w)")
 UNITS = 1.5  # units in the last printed digit
 BLOCK = 8  # pixels
-RMS = 2.0  # of 255, over the whole figure
-WORST = 10.0  # of 255, in the worst block
+RMS = 1.0  # of 255, over the whole figure
+WORST = 4.0  # of 255, in the worst block: half a pixel of a line moves it by more
 
 PLACES = (
     (re.compile(r"0x[0-9a-fA-F]{4,}"), "ADDRESS"),
@@ -171,7 +171,5 @@ def _difference(kind: str, stored: Any, new: Any, rtol: float) -> list[str]:
         return [f"{kind}: the figure changed: {measured}, {sizes}"]
     if values_agree(kind, stored, new, rtol):
         return []
-    lines = difflib.unified_diff(
-        str(stored).splitlines(), str(new).splitlines(), "stored", "new run", lineterm="", n=1
-    )
+    lines = difflib.unified_diff(str(stored).splitlines(), str(new).splitlines(), "stored", "new run", lineterm="", n=1)
     return [f"{kind} differs:", *(f"  {line}" for line in lines)]

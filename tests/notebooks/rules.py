@@ -27,10 +27,11 @@ EXEMPT_COMMENTS = re.compile(
     r"^\s*#+\s*(NBVAL_SKIP|NBVAL_IGNORE_OUTPUT|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$", re.MULTILINE
 )
 TIMING = (
-    re.compile(r"(?<![\w.])\d+(?:\.\d+)?\s*(?:ns|µs|μs|us|ms|s|secs?|seconds?|minutes?|hours?)(?![\w/^*])"),
     re.compile(
-        r"\b(?:elapsed|wall[- ]?time|wall[- ]?clock|cpu times?|per loop|it/s|runtime)\b", re.IGNORECASE
+        r"(?<![\w.])\d+(?:\.\d+)?[ \u00a0\u202f]?"
+        r"(?:ns|µs|μs|us|ms|s|secs?|seconds?|minutes?|hours?)(?![\w/^*])"
     ),
+    re.compile(r"\b(?:elapsed|wall[- ]?time|wall[- ]?clock|cpu times?|per loop|it/s|runtime)\b", re.IGNORECASE),
 )
 GLUED = "application/papermill.record/text/plain"
 TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex", GLUED)
@@ -72,9 +73,7 @@ def pair_problems(notebook: Any, path: Path) -> list[str]:
     expected = execute.read_source(source)
     advice = f"run: make notebooks ONLY={execute.chapter_name(path)}"
     if len(expected.cells) != len(notebook.cells):
-        return [
-            f"{source.name} has {len(expected.cells)} cells, {path.name} has {len(notebook.cells)}; {advice}"
-        ]
+        return [f"{source.name} has {len(expected.cells)} cells, {path.name} has {len(notebook.cells)}; {advice}"]
     problems = []
     pairs = [("notebook", ("metadata",), expected, notebook)]
     pairs += [
@@ -91,9 +90,7 @@ def pair_problems(notebook: Any, path: Path) -> list[str]:
 
 
 def _lines(value: Any) -> list[str]:
-    text = (
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
-    )
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
     return text.splitlines()
 
 
@@ -119,16 +116,10 @@ def execution_problems(notebook: Any, path: Path) -> list[str]:
         if exempt or EXEMPT_COMMENTS.search(cell.source):
             problems.append(f"code cell {number} asks not to be checked: every output of the book is checked")
         for output in cell.outputs:
-            if (
-                output.output_type == "stream"
-                and output.name == "stderr"
-                and "allow-stderr" not in tags(cell)
-            ):
+            if output.output_type == "stream" and output.name == "stderr" and "allow-stderr" not in tags(cell):
                 problems.append(f"code cell {number} wrote to stderr: {_short(output.text)}")
             if output.output_type == "error" and "raises-exception" not in tags(cell):
-                problems.append(
-                    f"code cell {number} stores an error: {output.ename}: {_short(output.evalue)}"
-                )
+                problems.append(f"code cell {number} stores an error: {output.ename}: {_short(output.evalue)}")
     return problems
 
 
@@ -174,16 +165,12 @@ def significant_digits(number: str) -> int:
 
 def figure_problems(cell: Any) -> list[str]:
     """A figure is one PNG of limited size per cell, alone with its name, caption and alternative text."""
-    bundles = [
-        output for output in cell.outputs if any(m.startswith("image/") for m in output.get("data", {}))
-    ]
+    bundles = [output for output in cell.outputs if any(m.startswith("image/") for m in output.get("data", {}))]
     if not bundles:
         return []
     problems = []
     if len(bundles) > 1:
-        problems.append(
-            f"shows {len(bundles)} figures: one per cell, since name and caption belong to the cell"
-        )
+        problems.append(f"shows {len(bundles)} figures: one per cell, since name and caption belong to the cell")
     for output in bundles:
         kinds = [mime for mime in output.data if mime.startswith("image/")]
         if kinds != ["image/png"]:
@@ -222,20 +209,14 @@ def claim_problems(notebook: Any, path: Path) -> list[str]:
     records = claims(notebook)
     prefix = path.stem.replace("_", "-") + "-"
     keys = Counter(glued_keys(notebook))
-    problems = [
-        f"claim {r['id']} does not hold in the stored notebook" for r in records if r["status"] != "holds"
-    ]
+    problems = [f"claim {r['id']} does not hold in the stored notebook" for r in records if r["status"] != "holds"]
     problems += [f"the key {key} is used {count} times" for key, count in keys.items() if count > 1]
     problems += [f"claim {r['id']} is stored without its glued value" for r in records if r["id"] not in keys]
     problems += [f"the key {key} must start with {prefix!r}" for key in keys if not key.startswith(prefix)]
     if path.parent.name != FRONT:
         if len(records) < CLAIMS_PER_CHAPTER:
-            problems.append(
-                f"a chapter has at least {CLAIMS_PER_CHAPTER} claims, this one has {len(records)}"
-            )
-        if not any(
-            "{claims-table}" in cell.source for cell in notebook.cells if cell.cell_type == "markdown"
-        ):
+            problems.append(f"a chapter has at least {CLAIMS_PER_CHAPTER} claims, this one has {len(records)}")
+        if not any("{claims-table}" in cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
             problems.append("the chapter does not show its claims: it has no {claims-table}")
     return problems
 

@@ -43,9 +43,7 @@ def test_verdicts(
     verdict: str | None,
     code: int,
 ) -> None:
-    folders = [
-        store(tmp_path / name, kept="2.00", other=value) for name, value in (("old", old), ("new", new))
-    ]
+    folders = [store(tmp_path / name, kept="2.00", other=value) for name, value in (("old", old), ("new", new))]
     summary = tmp_path / "summary.md"
     assert compare_claims.main([*map(str, folders), "--summary", str(summary)]) == code
     printed = capsys.readouterr().out

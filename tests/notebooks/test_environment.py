@@ -31,9 +31,7 @@ def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
 
 CORE = requirements(PROJECT["dependencies"])
 READER = CORE | requirements(PROJECT["optional-dependencies"]["notebooks"])
-EVERYTHING = READER | requirements(
-    line for extra in PROJECT["optional-dependencies"].values() for line in extra
-)
+EVERYTHING = READER | requirements(line for extra in PROJECT["optional-dependencies"].values() for line in extra)
 
 
 def imported(source: str) -> set[str]:
@@ -79,9 +77,7 @@ def test_a_reader_installs_nothing_that_no_notebook_uses() -> None:
 def test_conda_and_the_project_declare_the_same_packages_and_versions() -> None:
     lines = [re.fullmatch(r"([\w.-]+?)((?:[<>=!~].*)?)", line) for line in CONDA["dependencies"]]
     conda = {match[1]: match[2] for match in lines if match and match[1] not in CONDA_BASE}
-    project = {
-        CONDA_NAMES.get(name, name): str(requirement.specifier) for name, requirement in READER.items()
-    }
+    project = {CONDA_NAMES.get(name, name): str(requirement.specifier) for name, requirement in READER.items()}
     assert conda == project
 
 

@@ -150,17 +150,13 @@ def duplicate_id(chapter: Chapter) -> None:
             output.metadata["scrapbook"]["name"] = "machine-ratio-0"
         for mime, value in output.data.items():
             if mime == CLAIM:
-                output.data[mime] = {
-                    k: v.replace("machine-last-error", "machine-ratio-0") for k, v in value.items()
-                }
+                output.data[mime] = {k: v.replace("machine-last-error", "machine-ratio-0") for k, v in value.items()}
             else:
                 output.data[mime] = value.replace("machine-last-error", "machine-ratio-0")
 
 
 def reduce_claims(chapter: Chapter) -> None:
-    chapter.replace(
-        "for k, (coarse, fine) in enumerate(zip(errors, errors[1:], strict=False)):", "for k in []:"
-    )
+    chapter.replace("for k, (coarse, fine) in enumerate(zip(errors, errors[1:], strict=False)):", "for k in []:")
     chapter.cell(GLUE).outputs = chapter.cell(GLUE).outputs[:1]
 
 
@@ -174,9 +170,7 @@ def scale_printed(chapter: Chapter, factor: float) -> None:
 
 def with_stderr(chapter: Chapter, tag: str) -> None:
     chapter.prints("'a word'", "a word", stream="stderr")
-    chapter.source = chapter.source.replace(
-        ":tags: [hide-input]\n\nimport os", f":tags: [{tag}]\n\nimport os"
-    )
+    chapter.source = chapter.source.replace(":tags: [hide-input]\n\nimport os", f":tags: [{tag}]\n\nimport os")
     chapter.cell(FIRST).metadata["tags"] = [tag]
 
 
@@ -195,6 +189,7 @@ CAUGHT: dict[str, tuple[Mutation, str, str]] = {
         "Cell 5",
         "figure changed",
     ),
+    "line-width": (replacing("linewidth=1.9", "linewidth=2.2"), "Cell 5", "figure changed"),
     "figure-title": (replacing('"decay"', '"growth"'), "Cell 5", "figure changed"),
     "figure-size": (replacing("(5.2, 3.2)", "(5.3, 3.2)"), "Cell 5", "figure changed"),
     "number-in-scientific-notation": (
@@ -213,16 +208,12 @@ CAUGHT: dict[str, tuple[Mutation, str, str]] = {
         "stdout differs",
     ),
     "word-in-a-stored-output": (
-        lambda chapter: chapter.printed(ERRORS).update(
-            text=chapter.printed(ERRORS).text.replace("list", "tuple")
-        ),
+        lambda chapter: chapter.printed(ERRORS).update(text=chapter.printed(ERRORS).text.replace("list", "tuple")),
         "Cell 1",
         "stdout differs",
     ),
     "number-in-a-table": (
-        partial(
-            change_output, where=TABLE, mime="text/html", change=lambda html: html.replace("e-03", "e-02")
-        ),
+        partial(change_output, where=TABLE, mime="text/html", change=lambda html: html.replace("e-03", "e-02")),
         "Cell 4",
         "text/html differs",
     ),
@@ -317,9 +308,7 @@ def check(folder: Path, *arguments: str, **variables: str) -> dict[str, Failures
         "--nbval",
     ]
     command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment | variables, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment | variables, capture_output=True, text=True, check=False)
     assert report.exists(), done.stdout + done.stderr
     failures: dict[str, Failures] = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -347,9 +336,7 @@ def home(name: str) -> str:
     if item in RULES:
         return name
     kind = "caught" if name in CAUGHT else "tolerated"
-    rivals = [
-        other for other, (_, place, *_) in (CAUGHT if name in CAUGHT else TOLERATED).items() if place == item
-    ]
+    rivals = [other for other, (_, place, *_) in (CAUGHT if name in CAUGHT else TOLERATED).items() if place == item]
     return f"{kind}-{rivals.index(name)}"
 
 
@@ -429,10 +416,7 @@ def test_a_chapter_that_fails_keeps_its_outputs(
 def test_an_unknown_chapter_is_named(capsys: pytest.CaptureFixture[str], original: Path) -> None:
     with pytest.raises(SystemExit):
         execute.main(["--folder", str(original.parent), "unchanged/nowhere"])
-    assert (
-        "there is no chapter 'unchanged/nowhere'; expected one of: unchanged/machine"
-        in capsys.readouterr().err
-    )
+    assert "there is no chapter 'unchanged/nowhere'; expected one of: unchanged/machine" in capsys.readouterr().err
 
 
 def test_the_fixture_is_read_as_jupytext_reads_it(original: Path) -> None:

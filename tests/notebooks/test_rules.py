@@ -50,6 +50,8 @@ def test_times_are_found(text: str) -> None:
         "h = 0.01",
         "5 seeds",
         "2 hidden layers",
+        "scale 1    s",
+        "error 0.04\ns = 3",
     ],
 )
 def test_other_numbers_are_no_times(text: str) -> None:
@@ -107,9 +109,7 @@ def claimed(identifier: str, glued: str | None = None) -> list[Any]:
     record = {"id": identifier, "status": "holds"}
     outputs = [new_output("display_data", data={rules.CLAIM: record})]
     if glued:
-        outputs.append(
-            new_output("display_data", data={rules.GLUED: "1"}, metadata={"scrapbook": {"name": glued}})
-        )
+        outputs.append(new_output("display_data", data={rules.GLUED: "1"}, metadata={"scrapbook": {"name": glued}}))
     return outputs
 
 
@@ -150,6 +150,4 @@ def test_a_notebook_without_code_is_refused() -> None:
 
 
 def test_a_notebook_without_source_is_refused(tmp_path: Path) -> None:
-    assert rules.pair_problems(new_notebook(), tmp_path / "a.ipynb") == [
-        "a.md is missing: the notebook has no source"
-    ]
+    assert rules.pair_problems(new_notebook(), tmp_path / "a.ipynb") == ["a.md is missing: the notebook has no source"]
