@@ -98,9 +98,7 @@ def stored_claims(notebook: dict, docname: str) -> list[StoredClaim]:
             )
         prefix = docname.rsplit("/", 1)[-1].replace("_", "-") + "-"
         if not claim.id.startswith(prefix):
-            raise LedgerError(
-                f"claims: expected ids of {docname} to start with {prefix!r}, received {claim.id!r}"
-            )
+            raise LedgerError(f"claims: expected ids of {docname} to start with {prefix!r}, received {claim.id!r}")
         claims.append(claim)
     return claims
 
@@ -129,9 +127,7 @@ def collect(folder: Path, pages: list[str]) -> dict[str, tuple[str, list[StoredC
         claims = stored_claims(notebook, page)
         for claim in claims:
             if claim.id in owner:
-                raise LedgerError(
-                    f"claims: the id {claim.id} is used twice, in {owner[claim.id]} and in {page}"
-                )
+                raise LedgerError(f"claims: the id {claim.id} is used twice, in {owner[claim.id]} and in {page}")
             owner[claim.id] = page
         if claims:
             chapters[page] = (title(notebook, page), claims)
@@ -145,23 +141,17 @@ def escape(text: str) -> str:
     'error \\\\< 1e-12 for x\\\\_0 \\\\* 2'
     """
     text = re.sub(r"([\\`*_{}\[\]<>$#|~^&!@])", r"\\\1", " ".join(text.split()))
-    return re.sub(
-        r"^(\d+)([.)])(?=\s|$)|^([-+])(?=\s|$)", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", text
-    )
+    return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+])(?=\s|$)", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", text)
 
 
 def table(claims: list[StoredClaim], *, sources: bool) -> str:
     """MyST of a table of claims; ``sources`` adds to each statement where its expectation comes from."""
-    lines = [":::{list-table}", ":header-rows: 1", ":class: claims", ""]
+    lines = [":::{list-table}", ":header-rows: 1", f":class: claims{' ledger' if sources else ''}", ""]
     rows = [("id", "statement", "expected", "measured", "status")]
     for claim in claims:
-        statement = escape(claim.statement) + (
-            f" [{escape(claim.source)}]{{.claim-source}}" if sources else ""
-        )
+        statement = escape(claim.statement) + (f" [{escape(claim.source)}]{{.claim-source}}" if sources else "")
         status = "✓ holds" if claim.status == "holds" else "✗ did not hold"
-        rows.append(
-            (f"{{claim}}`{claim.id}`", statement, escape(claim.expected), escape(claim.measured), status)
-        )
+        rows.append((f"{{claim}}`{claim.id}`", statement, escape(claim.expected), escape(claim.measured), status))
     for row in rows:
         lines += [f"{mark} {cell}" for mark, cell in zip(["* -", *["  -"] * 4], row, strict=True)]
     return "\n".join([*lines, ":::", ""])
@@ -217,9 +207,7 @@ class ClaimsTable(SphinxDirective):
         if not claims:
             raise self.error(f"claims-table: the notebook {self.env.docname} stores no claim")
         parsed = nodes.Element()
-        self.state.nested_parse(
-            StringList(table(claims, sources=False).splitlines()), self.content_offset, parsed
-        )
+        self.state.nested_parse(StringList(table(claims, sources=False).splitlines()), self.content_offset, parsed)
         return parsed.children
 
 

@@ -177,6 +177,23 @@ def overflow(tab: Any) -> list[str]:
     )
 
 
+def clipped(tab: Any) -> list[str]:
+    """Formulas, tables, pictures and code that are cut off at the edge and that nobody can scroll into view."""
+    return tab.evaluate(
+        """() => {
+          const scrollable = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+          const reachable = (e) => e && e.tagName !== "ARTICLE" && (scrollable(e) || reachable(e.parentElement));
+          const edge = document.querySelector("article")?.getBoundingClientRect().right ?? window.innerWidth;
+          return [...document.querySelectorAll("article :is(mjx-container, table, img, pre, code, input)")]
+            .filter((e) => e.getBoundingClientRect().right > edge + 1 && !reachable(e)).slice(0, 8).map((e) => {
+              const block = e.closest("p, li, dd, td, figure, div") || e;
+              const text = block.textContent.trim().replace(/\\s+/g, " ").slice(0, 90);
+              return `${e.tagName.toLowerCase()} is cut off at ${Math.round(edge)} px in: ${text}`;
+            });
+        }"""
+    )
+
+
 def math_errors(tab: Any) -> list[str]:
     """Formulas that MathJax could not read, and formulas it did not typeset."""
     return tab.evaluate(

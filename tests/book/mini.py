@@ -89,6 +89,10 @@ By {eq}`eq-waves`.
 :class: dropdown
 It takes {eq}`eq-waves` and a page.
 :::
+
+:::{prf:proof}
+Since $a_1 + a_2 + a_3 + a_4 + a_5 + a_6 + a_7 + a_8 + a_9 + a_{10} + a_{11} + a_{12} = 0$, all is said.
+:::
 """
 TABLE = "## Claims\n\n:::{claims-table}\n:::\n"
 

@@ -29,7 +29,7 @@ def take(outdir: Path, names: list[str], html: Path, *, whole: bool = True) -> i
         for name in names:
             for width in (browser.WIDE, browser.NARROW):
                 with browser.visit(chromium, base, f"{name}.html", width) as (tab, look):
-                    found = look.complaints() + browser.math_errors(tab) + browser.overflow(tab)
+                    found = look.complaints() + browser.math_errors(tab) + browser.overflow(tab) + browser.clipped(tab)
                     for theme in ("light", "dark"):
                         browser.set_theme(tab, theme)
                         path = outdir / f"{name.replace('/', '-')}-{width}-{theme}.png"

@@ -18,7 +18,7 @@ def test_page_at_1280_px(
         record_property("weight", look.weight)
         assert look.complaints() == []
         assert browser.math_errors(tab) == []
-        assert browser.overflow(tab) == []
+        assert browser.overflow(tab) + browser.clipped(tab) == []
         assert look.weight <= MAXIMAL_WEIGHT, look.heaviest()
         assert browser.accessibility(tab) == []
         for theme in ("light", "dark"):

@@ -141,6 +141,15 @@ def test_mathjax_comes_with_the_site_and_its_licence(site: checks.Site) -> None:
     assert not [src for src in scripts if re.search("require|widgets", src)]
 
 
+def test_wide_formula_in_a_sentence_can_be_scrolled(chromium: Any, mini_address: str) -> None:
+    formula = "mjx-container.wide-formula"
+    with browser.visit(chromium, mini_address, CHAPTER, browser.NARROW) as (tab, _):
+        tab.wait_for_function(f"() => document.querySelectorAll('{formula}').length === 1")
+        assert browser.overflow(tab) + browser.clipped(tab) == []
+        tab.set_viewport_size({"width": browser.WIDE, "height": 900})
+        tab.wait_for_function(f"() => document.querySelectorAll('{formula}').length === 0")
+
+
 def test_icons_are_kept_by_name_or_other_name() -> None:
     script = 'var a={sun:[1,2,[],"f1","M0"],"arrow-up":[1,2,["up"],"f2","M1"],moon:[1,2,[],"f3",["M2","M3"]],x:1};'
     assert icons.keep_icons(script, {"sun"}) == 'var a={sun:[1,2,[],"f1","M0"],x:1};'

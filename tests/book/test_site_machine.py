@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import checks
 import mini
 import pytest
 from nbformat.v4 import new_output
+from PIL import Image
 
 CHAPTER = "notebooks/part/long_waves"
 Edit = Callable[..., Path]
@@ -48,7 +50,7 @@ def test_small_book_passes_in_the_browser(chromium: Any, mini_address: str, page
     with browser.visit(chromium, mini_address, f"{page}.html", browser.NARROW) as (tab, look):
         assert look.complaints() == []
         assert browser.math_errors(tab) == []
-        assert browser.overflow(tab) == []
+        assert browser.overflow(tab) + browser.clipped(tab) == []
         assert browser.accessibility(tab) == []
         for theme in ("light", "dark"):
             browser.set_theme(tab, theme)
@@ -185,14 +187,23 @@ def test_page_wider_than_a_phone_is_caught(chromium: Any, edited: Edit) -> None:
     assert wide[0].startswith("the page is") and "in: wide" in wide[1]
 
 
+def test_cut_off_formula_is_caught(chromium: Any, edited: Edit) -> None:
+    element = '<div style="overflow: hidden; width: 300px"><pre style="overflow: visible; width: 800px">x</pre></div>'
+    html = edited("</article>", f"{element}</article>")
+    with browser.serve(html) as base, browser.visit(chromium, base, f"{CHAPTER}.html", browser.NARROW) as (tab, _):
+        assert browser.overflow(tab) == []
+        assert [text.partition(" at ")[0] for text in browser.clipped(tab)] == ["pre is cut off"]
+
+
 def test_weight_counts_what_a_view_loads(chromium: Any, edited: Edit) -> None:
     html = edited("</article>", '<img alt="noise" src="noise.png"></article>')
-    (html / "notebooks/part/noise.png").write_bytes(bytes(range(256)) * 4000)
+    noise = random.Random(0).randbytes(700 * 500 * 3)  # a picture that nobody can compress
+    Image.frombytes("RGB", (700, 500), noise).save(html / "notebooks/part/noise.png")
     with (
         browser.serve(html) as base,
         browser.visit(chromium, base, f"{CHAPTER}.html", browser.WIDE) as (_, look),
     ):
-        assert look.weight > 1_024_000 and "noise.png" in look.heaviest(1)
+        assert look.weight > 1_500_000 and "noise.png" in look.heaviest(1)
 
 
 # ---- faults in the sources, which must break the build

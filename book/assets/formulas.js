@@ -1,0 +1,19 @@
+// A formula in a sentence cannot be broken into lines.  One that is wider than its column gets a scroll bar of its own.
+(() => {
+  const article = document.querySelector("article");
+  if (!article) return;
+  const column = (formula) => {
+    let block = formula.parentElement;
+    while (getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+    const style = getComputedStyle(block);
+    return block.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  };
+  const mark = () => {
+    const formulas = [...article.querySelectorAll("mjx-container:not([display])")];
+    formulas.forEach((formula) => formula.classList.remove("wide-formula"));
+    const wide = formulas.filter((formula) => formula.offsetWidth > column(formula));
+    wide.forEach((formula) => formula.classList.add("wide-formula"));
+  };
+  // the article changes its size when formulas appear, when the window does, and when something is unfolded
+  new ResizeObserver(mark).observe(article);
+})();
