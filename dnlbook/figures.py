@@ -27,6 +27,8 @@ INK, PAPER, RULE, MUTED = "#1B2130", "#FCFBF7", "#E4E1D8", "#4A505B"
 BLUE, EMBER, GREY = "#1F66CC", "#C6480E", "#6C737D"
 
 #: colour, marker and line of each role, everywhere
+#:
+#: :meta hide-value:
 MARK: dict[str, dict[str, Any]] = {
     "plain": {"color": GREY, "marker": "s", "linestyle": (0, (1, 1.6))},
     "residual": {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -40,8 +42,12 @@ for _role in ("plain", "residual", "dense"):
 _MEMORY = [PAPER, "#F9DDB8", "#F3AC6C", "#E0702C", "#B23A0E", "#6E1F0C", "#2E1010"]
 _SIGNED = ["#083C46", "#12707A", "#5FA9A8", "#BBD9D2", PAPER, "#F6D2AE", "#EC955A", "#C64A12", "#6A1D08"]
 #: size of a kernel: no weight, no ink
+#:
+#: :meta hide-value:
 MEMORY: Colormap = LinearSegmentedColormap.from_list("memory", _MEMORY)
 #: a signed kernel, centred on the paper colour
+#:
+#: :meta hide-value:
 SIGNED: Colormap = LinearSegmentedColormap.from_list("signed", _SIGNED)
 
 _DPI = 160
@@ -454,7 +460,8 @@ def draw_paths(
         lines.set_array(np.linspace(0, 1, len(pieces)))
         ax.add_collection(lines)
     if dots and len(path) > 2:
-        ax.plot(*path[1:-1].reshape(-1, 2).T, "o", color=color, markersize=size / 2, markeredgewidth=0, zorder=3)
+        dot = size * (0.48 if len(path) <= 9 else 0.3)  # many states: smaller dots, so that the paths stay visible
+        ax.plot(*path[1:-1].reshape(-1, 2).T, "o", color=color, markersize=dot, markeredgewidth=0, zorder=3)
     start: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.0, "zorder": 4}
     ax.plot(*path[0].T, "o", markersize=size, **start)
     ax.plot(*path[-1].T, "o", markersize=size, color=color, markeredgewidth=0, zorder=5)
