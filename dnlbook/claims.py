@@ -137,7 +137,9 @@ def claim(
         raise ValueError(f"digits must lie in 1..8, received {digits}")
     expectation = _expectation(expected, within, below, above, between)
     value = _number("measured", measured)
-    shown = _significant(value, digits)
+    # a bound below round-off is what the reader must see: "expected < 1e-14, measured < 1e-14"
+    floor = expectation.high if 0 < expectation.high < NEGLIGIBLE else NEGLIGIBLE
+    shown = _significant(value, digits, floor)
     holds = math.isfinite(value) and expectation.admits(value)
     record = Record(
         id=id,
@@ -253,12 +255,12 @@ def _check_text(name: str, value: str) -> None:
         raise ValueError(f"{name} must not be blank")
 
 
-def _significant(value: float, digits: int) -> str:
-    """A number with so many significant digits, trailing zeros kept; round-off is not printed."""
+def _significant(value: float, digits: int, floor: float = NEGLIGIBLE) -> str:
+    """A number with so many significant digits, trailing zeros kept; below the floor it is round-off, not printed."""
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)
-    if abs(value) < NEGLIGIBLE:
-        return f"< {NEGLIGIBLE:g}"
+    if abs(value) < floor:
+        return f"< {floor:g}"
     return format(value, f"#.{digits}g").replace(".e", "e").rstrip(".")
 
 

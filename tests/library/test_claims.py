@@ -229,6 +229,13 @@ def test_only_real_numbers_are_measured(measured: Any) -> None:
             glue("euler-type", measured)
 
 
+def test_a_bound_below_round_off_is_what_is_measured_against(shell: InteractiveShell) -> None:
+    row, _ = outputs_of("euler-tiny", "Tiny.", 3e-17, below=1e-14, source=SOURCE)
+    assert row.data[MIME]["measured"] == "< 1e-14" == row.data[MIME]["expected"]
+    with pytest.raises(ClaimError, match="Expected < 1e-14, measured 3.000e-13"):
+        claim("euler-tiny-false", "Tiny.", 3e-13, below=1e-14, source=SOURCE)
+
+
 @pytest.mark.parametrize(
     ("value", "fmt", "text"),
     [
