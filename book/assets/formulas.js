@@ -1,4 +1,5 @@
 // A formula in a sentence cannot be broken into lines.  One that is wider than its column gets a scroll bar of its own.
+// Formulas that scroll, these and wide equations, can be reached with the tab key.
 (() => {
   const article = document.querySelector("article");
   if (!article) return;
@@ -13,6 +14,11 @@
     formulas.forEach((formula) => formula.classList.remove("wide-formula"));
     const wide = formulas.filter((formula) => formula.offsetWidth > column(formula));
     wide.forEach((formula) => formula.classList.add("wide-formula"));
+    article.querySelectorAll("mjx-container, div.math").forEach((box) => {
+      const scrolls = box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === "auto";
+      if (scrolls) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    });
   };
   // the article changes its size when formulas appear, when the window does, and when something is unfolded
   new ResizeObserver(mark).observe(article);

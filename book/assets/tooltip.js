@@ -36,19 +36,13 @@
     box.style.top = `${Math.max(GAP, below ? at.bottom + GAP : at.top - GAP - box.offsetHeight)}px`;
   };
 
-  const typeset = async () => {
-    if (!window.MathJax || !MathJax.typesetPromise) return;
-    await MathJax.typesetPromise([box]);
-    box.querySelectorAll("[tabindex]").forEach((e) => e.removeAttribute("tabindex"));
-  };
-
   const show = (target, options) => {
     if (!box.isConnected) (document.querySelector("article") || document.body).append(box);
     link = target;
     box.replaceChildren(preview(options.content));
     box.hidden = false;
     place();
-    typeset();
+    if (window.MathJax && MathJax.typesetPromise) MathJax.typesetPromise([box]);
   };
 
   window.tippy = (target, options) => {

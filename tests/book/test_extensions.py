@@ -134,17 +134,23 @@ def test_with_an_address_the_buttons_are_there(tmp_path: Path, chromium: Any) ->
 
 def test_mathjax_comes_with_the_site_and_its_licence(site: checks.Site) -> None:
     vendored = site.html / "_static" / "vendor" / "mathjax"
-    assert (vendored / "tex-chtml.js").is_file() and list((vendored / "output/chtml/fonts/woff-v2").glob("*.woff"))
+    assert (vendored / "startup.js").is_file() and list((vendored / "output/chtml/fonts/woff-v2").glob("*.woff"))
     assert "Apache License" in (vendored / "NOTICE").read_text(encoding="utf-8")
     scripts = [str(tag.get("src")) for tag in site.soup(site.html / CHAPTER).select("script[src]")]
-    assert any("vendor/mathjax/tex-chtml.js" in src for src in scripts)
+    assert any("vendor/mathjax/startup.js" in src for src in scripts)
     assert not [src for src in scripts if re.search("require|widgets", src)]
+
+
+def test_formulas_are_read_aloud_and_no_stop_of_the_tab_key(chromium: Any, mini_address: str) -> None:
+    with browser.visit(chromium, mini_address, CHAPTER, browser.WIDE) as (tab, _):
+        assert tab.locator("mjx-container").count() == tab.locator("mjx-container mjx-assistive-mml math").count() > 0
+        assert tab.locator("mjx-container[tabindex]").count() == 0
 
 
 def test_wide_formula_in_a_sentence_can_be_scrolled(chromium: Any, mini_address: str) -> None:
     formula = "mjx-container.wide-formula"
     with browser.visit(chromium, mini_address, CHAPTER, browser.NARROW) as (tab, _):
-        tab.wait_for_function(f"() => document.querySelectorAll('{formula}').length === 1")
+        tab.wait_for_function(f"() => document.querySelectorAll('{formula}[tabindex=\"0\"]').length === 1")
         assert browser.overflow(tab) + browser.clipped(tab) == []
         tab.set_viewport_size({"width": browser.WIDE, "height": 900})
         tab.wait_for_function(f"() => document.querySelectorAll('{formula}').length === 0")
@@ -387,7 +393,6 @@ def test_hovering_a_link_shows_its_target(chromium: Any, mini_address: str, page
         tab.locator(link).first.hover()
         box.wait_for(state="visible")
         tab.wait_for_function("() => !document.querySelector('.tooltip-box .math:not(:has(mjx-container))')")
-        tab.wait_for_function("() => !document.querySelector('.tooltip-box [tabindex]')")
         assert shown in box.inner_text()
         assert tab.evaluate("() => document.querySelectorAll('.tooltip-box a, .tooltip-box [id]').length") == 0
         assert browser.accessibility(tab) + browser.contrast(tab) == []
