@@ -1,15 +1,20 @@
 """The rules of the design guide: contrast, colour vision, size, and bytes that do not change."""
 
+import base64
+import io
 import itertools
 import subprocess
 import sys
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nbclient import NotebookClient
+from PIL import Image
 
 from dnlbook import figures as look
 
@@ -164,6 +169,22 @@ def test_a_saved_picture_is_small_and_always_the_same(tmp_path):
     with pytest.raises(ValueError, match="fig: expected a picture of at most 100 bytes"):
         look.save(fig, tmp_path / "c.png", limit=100)
     assert not (tmp_path / "c.png").exists()
+
+
+def test_a_notebook_shows_the_picture_that_save_writes(tmp_path):
+    code = "import matplotlib.pyplot as plt\nfrom dnlbook import figures\nfigures.theme()"
+    draw = "fig, ax = figures.single()\nax.plot([0, 1]);"
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in (code, draw, "plt.plot([1, 0]);")]
+    )
+    NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [base64.b64decode(cell.outputs[-1]["data"]["image/png"]) for cell in book.cells[1:]]
+    fig, ax = look.single()
+    ax.plot([0, 1])
+    look.save(fig, tmp_path / "saved.png")
+    assert shown[0] == (tmp_path / "saved.png").read_bytes()
+    picture = Image.open(io.BytesIO(shown[1]))
+    assert picture.mode == "P" and not picture.info and picture.size == (1088, 576)
 
 
 def test_the_package_alone_does_not_load_matplotlib():
