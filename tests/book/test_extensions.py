@@ -19,6 +19,7 @@ import icons
 import launch
 import mini
 import pytest
+from PIL import Image, ImageStat
 from sphinx.errors import ConfigError
 
 EXTENSIONS = [
@@ -412,3 +413,28 @@ def test_tooltip_follows_the_keyboard_and_stays_in_the_window(chromium: Any, min
         assert place["x"] >= 0 and place["x"] + place["width"] <= browser.NARROW
         tab.keyboard.press("Tab")
         assert not box.is_visible()
+
+
+# ---- screenshots
+
+
+def test_screenshots_show_a_page_at_two_widths_and_in_two_themes(
+    chromium: Any, mini_build: checks.Build, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(checks.ROOT / "tests/book/screenshots.py"), str(tmp_path), "book/intro.md"]
+    result = subprocess.run(
+        [*command, "--window", "--site", str(mini_build.html)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    pictures = {path.stem: Image.open(path).convert("L") for path in tmp_path.glob("*.png")}
+    names = [f"book-intro-{width}-{theme}" for width in (1280, 390) for theme in ("dark", "light")]
+    assert sorted(pictures) == sorted(names)
+    assert [pictures[name].width for name in names] == [1280, 1280, 390, 390]
+    dark, light = (ImageStat.Stat(pictures[name]).mean[0] for name in names[:2])
+    assert dark < 80 and light > 200
+
+
+def test_screenshots_of_a_page_that_is_not_there_are_refused(mini_build: checks.Build, tmp_path: Path) -> None:
+    command = [sys.executable, str(checks.ROOT / "tests/book/screenshots.py"), str(tmp_path), "book/gone"]
+    result = subprocess.run([*command, "--site", str(mini_build.html)], capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "has no page book/gone" in result.stderr
