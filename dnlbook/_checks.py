@@ -87,8 +87,9 @@ def shape(name: str, value: Any, expected: Sequence[int | str]) -> Tensor:
 
 def finite(name: str, value: Tensor) -> Tensor:
     """Return value when every entry is finite, or raise with the index of the first bad entry."""
-    if not bool(torch.isfinite(value).all()):
-        first = tuple(int(i) for i in (~torch.isfinite(value)).nonzero()[0])
+    finite_entries = torch.isfinite(value.detach())
+    if not bool(finite_entries.all()):
+        first = tuple(int(i) for i in (~finite_entries).nonzero()[0])
         raise ValueError(f"{name}: expected finite entries, received {value[first].item()} at index {first}")
     return value
 

@@ -20,7 +20,6 @@ from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 
 Triple = tuple[Tensor, Tensor, Tensor]
-Transform = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 #: features of one source that are in flight at a time: they should stay in a second-level cache
 _SCRATCH_BYTES = 1 << 19
@@ -46,7 +45,7 @@ def pair_count(depth: int, *, diagonal: bool = False) -> int:
     return sources * (sources + 1) // 2
 
 
-def pair_index(l: int, k: int, depth: int, *, diagonal: bool = False) -> int:  # noqa: E741 - the book's l
+def pair_index(l: int, k: int, depth: int, *, diagonal: bool = False) -> int:
     """Return the place of the pair (target l, source k) in packed parameters, which are ordered by source.
 
     Source: the triangle of the notation page.
@@ -232,9 +231,7 @@ def _sweep_forward(run: _Pass, x0: Tensor, kept: list[Tensor] | None) -> Tensor:
     return x
 
 
-def _sweep_backward(
-    run: _Pass, x: Tensor, q: Tensor, kept: Sequence[Tensor] | None, grads: Triple
-) -> None:
+def _sweep_backward(run: _Pass, x: Tensor, q: Tensor, kept: Sequence[Tensor] | None, grads: Triple) -> None:
     """Turn cotangents q of all states into costates, in place, and write the gradients of the parameters."""
     grad_V, grad_W, grad_b = grads
     scratch, cotangent = run.scratch(), run.scratch()
@@ -329,8 +326,21 @@ def _depth_of(pairs: int) -> int:
     return depth
 
 
-def _coefficients(pairs: int, step: float, weights: Tensor | None, like: Tensor) -> Tensor:
-    """step * weights as an (L + 1, L + 1) matrix, checked against the number of pairs."""
+def quadrature_coefficients(pairs: int, step: float, weights: Tensor | None, like: Tensor) -> Tensor:
+    r"""Return :math:`\tau w_{lk}` as an ``(L + 1, L + 1)`` matrix, checked against the number of pairs.
+
+    Source: chapter *The deep-layer limit is a Volterra equation*.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not a lower triangle, or the pairs do not fit to them.
+
+    Examples
+    --------
+    >>> quadrature_coefficients(3, 0.5, None, torch.ones(1))[2]
+    tensor([0.5000, 0.5000, 0.0000])
+    """
     tau = _checks.finite_float("step", step)
     if weights is None:
         depth = _depth_of(pairs)
@@ -408,10 +418,12 @@ def _checked(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Activation]:
     sigma = named_activation(activation)
     V, W, b = _pack(sources)
-    coefficients = _coefficients(len(V), step, weights, V)
+    coefficients = quadrature_coefficients(len(V), step, weights, V)
     _checks.tensor("x0", x0)
     if x0.ndim == 0 or x0.shape[-1] != V.shape[1]:
-        raise ValueError(f"x0: expected shape (..., {V.shape[1]}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}")
+        raise ValueError(
+            f"x0: expected shape (..., {V.shape[1]}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}"
+        )
     _checks.finite("x0", _checks.same_kind("x0", x0, "V", V))
     return x0.reshape(-1, V.shape[1]), V, W, b, coefficients, sigma
 
@@ -440,114 +452,10 @@ def dense_loop(
         raise ValueError("weights: expected an explicit rule without diagonal, received diagonal entries")
     depth = len(coefficients) - 1
     states = [x]
-    for l in range(1, depth + 1):  # noqa: E741 - the book's l
+    for l in range(1, depth + 1):
         total = x
         for k in range(l):
             at = pair_index(l, k, depth)
             total = total + coefficients[l, k] * (sigma(torch.addmm(b[at], states[k], W[at].mT)) @ V[at].mT)
         states.append(total)
     return torch.stack(states).reshape(depth + 1, *x0.shape)
-
-
-class _NonlocalStates(torch.autograd.Function):
-    """The same two sweeps for any transformation: the adjoint re-runs one source at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x0: Tensor, coefficients: Tensor, transform: Transform, counts: tuple[int, ...], *flat: Tensor
-    ) -> Tensor:
-        x = x0.expand(len(coefficients), *x0.shape).clone()
-        start = 0
-        for k, count in enumerate(counts):
-            features = _all_targets(transform, x[k], flat[start : start + count])
-            if features.shape != x[k + 1 :].shape or features.dtype != x.dtype:
-                raise ValueError(
-                    f"transform: expected shape {tuple(x0.shape)} of {x.dtype} per target, "
-                    f"received {tuple(features.shape[1:])} of {features.dtype}"
-                )
-            x[k + 1 :] += features * _column(coefficients, k, features)
-            start += count
-        if not bool(torch.isfinite(x).all()):
-            layer = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"transform: expected finite states, received nan or inf in layer {layer}")
-        ctx.save_for_backward(x, coefficients, *flat)
-        ctx.transform, ctx.counts = transform, counts
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        x, coefficients, *flat = ctx.saved_tensors
-        q, start = cotangents.clone(), len(flat)
-        grads: list[Tensor] = []
-        for k in reversed(range(len(ctx.counts))):
-            theta = flat[start - ctx.counts[k] : start]
-            start -= ctx.counts[k]
-            later = q[k + 1 :] * _column(coefficients, k, q[k + 1 :])
-            _, pull_back = torch.func.vjp(lambda y, *p: _all_targets(ctx.transform, y, p), x[k], *theta)
-            own, *parameters = pull_back(later)
-            q[k] += own
-            grads = [*parameters, *grads]
-        return (q.sum(0), None, None, None, *grads)
-
-
-def _column(coefficients: Tensor, k: int, like: Tensor) -> Tensor:
-    return coefficients[k + 1 :, k].view(-1, *(1,) * (like.ndim - 1))
-
-
-def _all_targets(transform: Transform, x: Tensor, theta: Sequence[Tensor]) -> Tensor:
-    return torch.func.vmap(lambda *p: transform(x, p))(*theta)
-
-
-def nonlocal_forward(
-    x0: Tensor,
-    sources: Sequence[Sequence[Tensor]],
-    *,
-    transform: Transform,
-    step: float,
-    weights: Tensor | None = None,
-) -> Tensor:
-    r"""Return all states of the dense network :math:`x^l=x^0+\tau\sum_{k<l}w_{lk}f(x^k,\theta^{l,k})` for any f.
-
-    Forward pass and adjoint are those of :func:`dense_forward`, with one state per layer kept; the
-    derivative of f comes from autograd, one source at a time.
-    Source: chapter *The dense non-local framework*.
-
-    Parameters
-    ----------
-    x0 : Tensor, any shape
-    sources : sequence of sequences of Tensor
-        Entry k holds the parameters of source k, each with the L - k targets in front.
-    transform : callable ``(x, theta) -> Tensor of the shape of x``
-        It is mapped over targets by ``torch.func.vmap``.
-    step : float
-    weights : Tensor, shape ``(L + 1, L + 1)``, optional
-        An explicit quadrature rule; 1 for k < l unless given.
-
-    Returns
-    -------
-    Tensor, shape ``(L + 1, *x0.shape)``
-
-    Raises
-    ------
-    ValueError
-        If the number of targets or the shape of f does not fit, the rule is implicit, or a state is not finite.
-
-    Examples
-    --------
-    >>> scale = lambda x, theta: theta[0] * x
-    >>> nonlocal_forward(torch.ones(2), [(torch.ones(2),), (torch.ones(1),)], transform=scale, step=0.5)[-1]
-    tensor([2.2500, 2.2500])
-    """
-    depth = _checks.positive_int("the number of sources", len(sources))
-    _checks.finite("x0", _checks.tensor("x0", x0))
-    for k, theta in enumerate(sources):
-        for i, part in enumerate(theta):
-            name = f"sources[{k}][{i}]"
-            if _checks.tensor(name, part).ndim == 0 or len(part) != depth - k:
-                raise ValueError(f"{name}: expected {depth - k} targets in front, received shape {tuple(part.shape)}")
-    coefficients = _coefficients(pair_count(depth), step, weights, x0)
-    flat = [part for theta in sources for part in theta]
-    counts = tuple(len(theta) for theta in sources)
-    states: Tensor = _NonlocalStates.apply(x0, coefficients, transform, counts, *flat)  # type: ignore[no-untyped-call]
-    return states
