@@ -255,7 +255,9 @@ class FullyConnected(Transformation):
 
     _described_by = ("width", "hidden", "activation")
 
-    def __init__(self, width: int, hidden: int | None = None, *, activation: str | Activation = "tanh") -> None:
+    def __init__(
+        self, width: int, hidden: int | None = None, *, activation: str | Activation = "tanh"
+    ) -> None:
         self.width = _checks.positive_int("width", width)
         self.hidden = self.width if hidden is None else _checks.positive_int("hidden", hidden)
         self.activation = named_activation(activation)
