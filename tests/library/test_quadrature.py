@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnlbook.quadrature import RULES, quadrature_weights
@@ -11,6 +11,7 @@ from dnlbook.quadrature import RULES, quadrature_weights
 DEGREE = {"rectangle": (0, 0), "trapezoid": (1, 1), "gregory": (1, 3)}
 
 
+@settings(deadline=None)
 @given(rule=st.sampled_from(RULES), depth=st.integers(1, 40))
 def test_rows_integrate_polynomials_of_the_promised_degree(rule, depth):
     weights = quadrature_weights(rule, depth, dtype=torch.float64)
@@ -38,9 +39,17 @@ def test_gregory_rows_are_the_classical_ones():
     torch.testing.assert_close(weights[3, :4], torch.tensor([1, 3, 3, 1]) * 3 / 8, rtol=0, atol=1e-16)
 
 
-@given(rule=st.sampled_from(RULES), depth=st.integers(1, 12), dtype=st.sampled_from([torch.float32, torch.float64]))
+@settings(deadline=None)
+@given(
+    rule=st.sampled_from(RULES),
+    depth=st.integers(1, 12),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_tables_of_smaller_depth_are_corners_of_larger_ones(rule, depth, dtype):
-    small, large = quadrature_weights(rule, depth, dtype=dtype), quadrature_weights(rule, depth + 3, dtype=dtype)
+    small, large = (
+        quadrature_weights(rule, depth, dtype=dtype),
+        quadrature_weights(rule, depth + 3, dtype=dtype),
+    )
     assert small.dtype == dtype and small.shape == (depth + 1, depth + 1)
     assert torch.equal(small, large[: depth + 1, : depth + 1])
     assert torch.equal(small, small.tril())
