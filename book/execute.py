@@ -4,9 +4,13 @@
     python book/execute.py residual/euler      one or several
 
 The source of a chapter is ``notebooks/<part>/<name>.md``; the outputs go to the ``.ipynb`` beside it.
-Two runs on one machine give the same bytes: every kernel has one thread, a fixed hash seed and a fresh profile,
+Two runs on one machine give the same bytes: a kernel has one thread, a fixed hash seed and a fresh profile,
 and nothing in the file depends on the time of day.
 A chapter that fails keeps its old ``.ipynb``.
+
+    python book/execute.py --into FOLDER       store elsewhere, and go on after errors
+
+This tells what another set of packages changes; see ``compare_claims.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,11 +65,11 @@ class Outcome:
 
     def report(self) -> str:
         if self.error:
-            return f"{self.chapter}: FAILED after {self.seconds:.1f} s, the stored outputs are unchanged\n{self.error}"
+            return f"{self.chapter}: FAILED after {self.seconds:.1f} s\n{self.error}"
         slow = f"  (slow: the budget is {SLOW:.0f} s)" if self.seconds > SLOW else ""
         return (
-            f"{self.chapter}: {self.cells} code cells, {self.seconds:.1f} s, outputs {self.total / 1e3:.0f} kB, "
-            f"largest cell {self.largest / 1e3:.0f} kB{slow}"
+            f"{self.chapter}: {self.cells} code cells, {self.seconds:.1f} s, "
+            f"outputs {self.total / 1e3:.0f} kB, largest cell {self.largest / 1e3:.0f} kB{slow}"
         )
 
 
@@ -91,7 +96,9 @@ def read_source(path: Path) -> NotebookNode:
     """The notebook that a MyST source describes, with the metadata and cell ids that are stored."""
     notebook = jupytext.read(path, fmt="md:myst")
     metadata = dict(notebook.metadata)
-    pairing = {key: value for key, value in metadata.get("jupytext", {}).items() if key != "text_representation"}
+    pairing = {
+        key: value for key, value in metadata.get("jupytext", {}).items() if key != "text_representation"
+    }
     metadata |= {"jupytext": pairing, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(metadata)
     seen: Counter[str] = Counter()
@@ -146,8 +153,11 @@ def new_manager(kind: type[Manager]) -> Manager:
     return kind(kernel_spec_manager=ThisEnvironment(), transport="ipc", connection_file=str(connection))
 
 
-def run(path: Path) -> Outcome:
-    """Execute one chapter and replace its ``.ipynb``, if every cell ran."""
+def run(path: Path, into: Path | None = None) -> Outcome:
+    """Execute one chapter and replace its ``.ipynb``, if every cell ran.
+
+    With ``into``, that folder receives the outputs instead, whatever happens in the cells.
+    """
     start = time.perf_counter()
     notebook = read_source(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -155,6 +165,7 @@ def run(path: Path) -> Outcome:
         notebook,
         km=new_manager(AsyncKernelManager),
         timeout=CELL_TIMEOUT,
+        allow_errors=into is not None,
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
@@ -162,13 +173,19 @@ def run(path: Path) -> Outcome:
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as exception:
-        error = _explain(code, exception)
+        error = _explain(code, f"{type(exception).__name__}:\n{exception}")
+    else:
+        failed = _first_error(code)
+        if failed is not None:
+            error = _explain(code, failed.ename + ":\n" + "\n".join(failed.traceback))
     seconds = time.perf_counter() - start
     sizes = [len(json.dumps(cell.outputs)) for cell in code] or [0]
-    if not error:
+    if into is not None or not error:
+        target = path.with_suffix(".ipynb") if into is None else into / f"{chapter_name(path)}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
         _keep_what_is_stored(notebook)
         nbformat.validate(notebook)
-        write_atomically(path.with_suffix(".ipynb"), nbformat.writes(notebook) + "\n")
+        write_atomically(target, nbformat.writes(notebook) + "\n")
     return Outcome(chapter_name(path), len(code), seconds, sum(sizes), max(sizes), error)
 
 
@@ -199,40 +216,57 @@ def _joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else None
-        if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
             last.text += output.text
         else:
             joined.append(output)
     return joined
 
 
-def _explain(code: Sequence[NotebookNode], exception: Exception) -> str:
-    """Where it stopped: the last cell that was started, and the end of its traceback."""
-    number = max((i for i, cell in enumerate(code) if cell.execution_count or cell.outputs), default=0)
-    for i, cell in enumerate(code):
-        if any(output.output_type == "error" for output in cell.outputs):
-            if "raises-exception" not in cell.metadata.get("tags", []):
-                number = i
-                break
-    source = code[number].source if code else ""
-    lines = ANSI.sub("", str(exception)).strip().splitlines()
-    body = "\n".join(f"    {line}" for line in source.splitlines())
-    tail = "\n".join(f"    {line}" for line in lines[-12:])
-    return f"  code cell {number} of {len(code)}:\n{body}\n  {type(exception).__name__}:\n{tail}"
+def _first_error(code: Sequence[NotebookNode]) -> NotebookNode | None:
+    """The first error that a cell stored without being expected to."""
+    for cell in code:
+        for output in cell.outputs:
+            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+                return output
+    return None
+
+
+def _explain(code: Sequence[NotebookNode], message: str) -> str:
+    """Where it stopped: the cell with the first error, or the last one that was started, and the message."""
+    failed = _first_error(code)
+    started = [i for i, cell in enumerate(code) if cell.execution_count or failed in cell.outputs]
+    number = next((i for i in started if failed in code[i].outputs), started[-1] if started else 0)
+    lines = ANSI.sub("", message).strip().splitlines()
+    quoted = [f"    {line}" for line in code[number].source.splitlines()]
+    ending = [f"    {line}" for line in lines[1:][-12:]]
+    return "\n".join([f"  code cell {number} of {len(code)}:", *quoted, f"  {lines[0]}", *ending])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("chapters", nargs="*", metavar="part/name", help="chapters to run; all when none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "chapters", nargs="*", metavar="part/name", help="chapters to run; all when none is named"
+    )
     parser.add_argument("--folder", type=Path, default=NOTEBOOKS, help="where the chapters are")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="store the outputs in this folder")
     options = parser.parse_args(arguments)
     try:
         paths = sources(options.chapters, options.folder.resolve())
     except ValueError as error:
         parser.error(str(error))
     failed = 0
-    with reproducible_kernels(**dict.fromkeys(THREADS, "1")), ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        for outcome in pool.map(run, paths):
+    with (
+        reproducible_kernels(**dict.fromkeys(THREADS, "1")),
+        ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool,
+    ):
+        for outcome in pool.map(partial(run, into=options.into), paths):
             print(outcome.report(), flush=True)
             failed += bool(outcome.error)
     return 1 if failed else 0

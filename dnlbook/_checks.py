@@ -19,9 +19,7 @@ def positive_int(name: str, value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{name}: expected a positive int, received {value!r} of type {type(value).__name__}"
-        ) from None
+        raise TypeError(f"{name}: expected a positive int, received {value!r} of type {type(value).__name__}") from None
     if isinstance(value, bool) or number < 1:
         raise ValueError(f"{name}: expected an int of at least 1, received {value!r}")
     return number
@@ -32,9 +30,7 @@ def finite_float(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"{name}: expected a number, received {value!r} of type {type(value).__name__}"
-        ) from None
+        raise TypeError(f"{name}: expected a number, received {value!r} of type {type(value).__name__}") from None
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, received {value!r}")
     return number

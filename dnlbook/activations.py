@@ -163,9 +163,7 @@ def soft_threshold(alpha: float, beta: float | None = None) -> Activation:
         kappa=1.0 if symmetric else 2.0,
         bound=math.inf,
     )
-    return Activation(
-        f"soft_threshold({upper!r})" if symmetric else f"soft_threshold({upper!r}, {lower!r})", facts
-    )
+    return Activation(f"soft_threshold({upper!r})" if symmetric else f"soft_threshold({upper!r}, {lower!r})", facts)
 
 
 def activation(name: str | Activation) -> Activation:

@@ -52,7 +52,8 @@ class Record:
     def to_text(self) -> str:
         """The record as one line of plain text."""
         sign = "✓" if self.status == "holds" else "✗"
-        return f"{sign} {self.id} {self.status}: {self.statement} (expected {self.expected}, measured {self.measured})"
+        numbers = f"expected {self.expected}, measured {self.measured}"
+        return f"{sign} {self.id} {self.status}: {self.statement} ({numbers})"
 
     def to_html(self) -> str:
         """The record as a row of HTML; every text is escaped, the look is left to the style sheet."""
@@ -112,20 +113,20 @@ def claim(
         statement: one sentence in plain text.
         measured: number, NumPy scalar or tensor without axes.
         source: where the expectation comes from: a theorem, a section, a paper.
-        digits: significant digits that are printed of ``measured``, 1 to 8; a whole number is printed in full.
+        digits: significant digits that are printed of ``measured``, 1 to 8; an integer is printed in full.
 
     Raises:
         ClaimError: the statement is false, ``measured`` is NaN or infinite, or ``id`` is malformed.
         TypeError: ``measured`` or a bound is not a real number, or not exactly one form is given.
-        ValueError: a bound is not finite, an interval is empty, a text is blank, or ``digits`` is out of range.
+        ValueError: a bound is not finite, an interval is empty, a text is blank, ``digits`` is out of range.
 
     Example:
         >>> claim("euler-one", "Euler has order one.", 0.9991, expected=1, within=0.01, source="Theorem 1")
         ✓ euler-one holds: Euler has order one. (expected 1.00 ± 0.01, measured 0.9991)
-        >>> claim("euler-two", "It has order two.", 0.9991, expected=2, within=0.01, source="nowhere")
+        >>> claim("euler-two", "It is two.", 0.9991, expected=2, within=0.01, source="nowhere")
         Traceback (most recent call last):
         ...
-        dnlbook.claims.ClaimError: claim euler-two fails: It has order two. Expected 2.00 ± 0.01, measured 0.9991.
+        dnlbook.claims.ClaimError: claim euler-two fails: It is two. Expected 2.00 ± 0.01, measured 0.9991.
     """
     _check_identifier("id", id)
     _check_text("statement", statement)
@@ -150,9 +151,7 @@ def claim(
     if not holds:
         _show(record)
         reason = "" if math.isfinite(value) else " A claim needs a finite number."
-        raise ClaimError(
-            f"claim {id} fails: {statement} Expected {expectation.text}, measured {shown}.{reason}"
-        )
+        raise ClaimError(f"claim {id} fails: {statement} Expected {expectation.text}, measured {shown}.{reason}")
     _show(record)
     _store(id, shown)
 
@@ -202,7 +201,11 @@ def _expectation(expected: Any, within: Any, below: Any, above: Any, between: An
         if width < 0:
             raise ValueError(f"within must not be negative, received {width:g}")
         return _Expectation(
-            centre - width, centre + width, False, f"{_aligned(centre, width)} ± {_plain(width)}", f"± {_plain(width)}"
+            centre - width,
+            centre + width,
+            False,
+            f"{_aligned(centre, width)} ± {_plain(width)}",
+            f"± {_plain(width)}",
         )
     if below is not None:
         high = _bound("below", below)
@@ -239,7 +242,7 @@ def _bound(name: str, value: Any) -> float:
 def _check_identifier(name: str, value: str) -> None:
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
         raise ClaimError(
-            f"{name} must be lower-case words joined by hyphens, such as 'euler-order-rk4', received {value!r}"
+            f"{name} must be lower-case words joined by hyphens, like 'euler-order-rk4', received {value!r}"
         )
 
 

@@ -184,9 +184,7 @@ def diamond(
 
     clean = _generated(draw, samples, test_samples, seed)
     flipped = torch.as_tensor(np.random.default_rng([seed, 2]).random(samples) < flips)
-    return Dataset(
-        clean.x_train, torch.where(flipped, 1 - clean.y_train, clean.y_train), clean.x_test, clean.y_test
-    )
+    return Dataset(clean.x_train, torch.where(flipped, 1 - clean.y_train, clean.y_train), clean.x_test, clean.y_test)
 
 
 def _split(x: np.ndarray, y: np.ndarray, test_share: float, seed: int) -> Dataset:
@@ -194,9 +192,7 @@ def _split(x: np.ndarray, y: np.ndarray, test_share: float, seed: int) -> Datase
 
     if not 0 < _checks.finite_float("test_share", test_share) < 1:
         raise ValueError(f"test_share: expected a share in (0, 1), received {test_share!r}")
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, y, test_size=test_share, random_state=seed, stratify=y
-    )
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_share, random_state=seed, stratify=y)
     return _tensors((x_train, y_train), (x_test, y_test))
 
 

@@ -71,9 +71,7 @@ class Scheme:
             )
         for i, (row, time) in enumerate(zip(self.a, self.c, strict=True)):
             if len(row) != i:
-                raise ValueError(
-                    f"a: expected {i} entries in row {i} of an explicit method, received {len(row)}"
-                )
+                raise ValueError(f"a: expected {i} entries in row {i} of an explicit method, received {len(row)}")
             if not math.isclose(sum(row), time, abs_tol=1e-12):
                 raise ValueError(f"c: expected the row sum {sum(row)!r} at stage {i}, received {time!r}")
         if not math.isclose(sum(self.b), 1.0, abs_tol=1e-12):
@@ -88,9 +86,7 @@ class Scheme:
 EULER = Scheme("euler", 1, ((),), (1.0,), (0.0,))
 MIDPOINT = Scheme("midpoint", 2, ((), (0.5,)), (0.0, 1.0), (0.0, 0.5))
 HEUN = Scheme("heun", 2, ((), (1.0,)), (0.5, 0.5), (0.0, 1.0))
-RK4 = Scheme(
-    "rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0)
-)
+RK4 = Scheme("rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0))
 RK38 = Scheme(
     "rk38",
     4,
@@ -180,9 +176,7 @@ def _slope(field: Field, time: float, x: Tensor) -> Tensor:
     slope = field(time, x)
     if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
         got = f"{tuple(slope.shape)} of {slope.dtype}" if isinstance(slope, Tensor) else type(slope).__name__
-        raise ValueError(
-            f"field: expected shape {tuple(x.shape)} of {x.dtype} at t = {time:g}, received {got}"
-        )
+        raise ValueError(f"field: expected shape {tuple(x.shape)} of {x.dtype} at t = {time:g}, received {got}")
     if not bool(torch.isfinite(slope).all()):
         raise ValueError(
             f"field: expected finite values, received nan or inf at t = {time:g}; "

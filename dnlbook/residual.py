@@ -67,9 +67,7 @@ def _checked(
     _checks.shape("b", b, (depth, hidden))
     _checks.tensor("x0", x0)
     if x0.ndim == 0 or x0.shape[-1] != width:
-        raise ValueError(
-            f"x0: expected shape (..., {width}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}"
-        )
+        raise ValueError(f"x0: expected shape (..., {width}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}")
     for name, value in (("x0", x0), ("W", W), ("b", b)):
         _checks.same_kind(name, value, "V", V)
     _checks.finite("x0", x0)

@@ -68,9 +68,7 @@ def test_name_alone_restores_an_activation(sigma):
     assert activation(sigma) is sigma
 
 
-@pytest.mark.parametrize(
-    "name", ["Tanh", "", "gelu", None, 3, "soft_threshold(x)", "soft_threshold(1, 2, 3)"]
-)
+@pytest.mark.parametrize("name", ["Tanh", "", "gelu", None, 3, "soft_threshold(x)", "soft_threshold(1, 2, 3)"])
 def test_unknown_names_are_named_in_the_error(name):
     with pytest.raises(ValueError, match="name: expected"):
         activation(name)

@@ -54,7 +54,10 @@ def test_a_claim_shows_a_row_stores_a_record_and_glues_its_value(shell: Interact
     assert "style=" not in row.data["text/html"]
     assert "euler-order" in row.data["text/plain"]
     assert glued.data == {GLUED: "0.9991"}
-    assert glued.metadata["scrapbook"] == {"name": "euler-order", "mime_prefix": "application/papermill.record/"}
+    assert glued.metadata["scrapbook"] == {
+        "name": "euler-order",
+        "mime_prefix": "application/papermill.record/",
+    }
 
 
 def test_myst_nb_finds_the_glued_value(shell: InteractiveShell) -> None:
@@ -62,9 +65,7 @@ def test_myst_nb_finds_the_glued_value(shell: InteractiveShell) -> None:
     from nbformat.v4 import new_code_cell, new_output
 
     outputs = outputs_of("euler-order", "Order one.", 0.99912, below=1, source=SOURCE)
-    cell = new_code_cell(
-        outputs=[new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in outputs]
-    )
+    cell = new_code_cell(outputs=[new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in outputs])
     ((key, output),) = extract_glue_data_cell(cell)
     assert key == "euler-order" and output["data"] == {"text/plain": "0.9991"}
     assert len(cell.outputs) == 1, "the glued value is not shown a second time"
@@ -174,15 +175,14 @@ def test_measured_values_print_with_significant_digits(
         ({"between": (0, 1.01)}, "in [0, 1.01]", "interval"),
     ],
 )
-def test_expectations_are_readable(
-    shell: InteractiveShell, form: dict[str, Any], text: str, tolerance: str
-) -> None:
+def test_expectations_are_readable(shell: InteractiveShell, form: dict[str, Any], text: str, tolerance: str) -> None:
     row, _ = outputs_of("euler-text", "Readable.", form.get("expected", 0.5), source=SOURCE, **form)
     assert row.data[MIME]["expected"] == text and row.data[MIME]["tolerance"] == tolerance
 
 
 @pytest.mark.parametrize(
-    "identifier", ["", "euler", "Euler-order", "euler_order", "euler-", "-euler", "euler--order", "4-order", "a b", 3]
+    "identifier",
+    ["", "euler", "Euler-order", "euler_order", "euler-", "-euler", "euler--order", "4-order", "a b", 3],
 )
 def test_malformed_ids_are_refused(identifier: Any) -> None:
     with pytest.raises(ClaimError, match="id must be lower-case words joined by hyphens"):
@@ -264,6 +264,7 @@ def test_a_script_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_module_imports_nothing_heavy() -> None:
-    program = "import sys, dnlbook.claims; print(sorted({'torch', 'numpy', 'IPython', 'matplotlib'} & set(sys.modules)))"
+    heavy = "{'torch', 'numpy', 'IPython', 'matplotlib'}"
+    program = f"import sys, dnlbook.claims; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

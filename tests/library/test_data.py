@@ -57,9 +57,7 @@ def test_shipped_data_and_their_splits():
     assert digits.x_train.shape == (1347, 64) and digits.x_test.shape == (450, 64) and digits.classes == 10
     assert 0 <= digits.x_train.min() and digits.x_train.max() == 1
     assert torch.equal(parity.x_test, digits.x_test) and torch.equal(parity.y_test, digits.y_test % 2)
-    assert cancer.x_train.shape == (426, 30) and torch.allclose(
-        cancer.x_train.std(0, correction=0), torch.ones(30)
-    )
+    assert cancer.x_train.shape == (426, 30) and torch.allclose(cancer.x_train.std(0, correction=0), torch.ones(30))
     counts = torch.bincount(digits.y_test)
     assert counts.max() - counts.min() <= 4  # stratified
 

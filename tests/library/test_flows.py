@@ -38,9 +38,7 @@ def test_order_on_a_closed_form(scheme):
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
 def test_exact_for_polynomials_up_to_the_order(scheme):
     degree = scheme.order - 1
-    x = integrate(
-        lambda t, x: torch.full_like(x, (degree + 1) * t**degree), torch.zeros(1), depth=3, scheme=scheme
-    )
+    x = integrate(lambda t, x: torch.full_like(x, (degree + 1) * t**degree), torch.zeros(1), depth=3, scheme=scheme)
     assert torch.allclose(x[:, 0], (torch.arange(4.0) / 3) ** (degree + 1), atol=1e-14)
 
 
@@ -163,7 +161,8 @@ def test_bad_states_and_fields_are_refused(field, x0, message):
             r"bias b: expected shape \(3\), received \(2,\)",
         ),
         (
-            (torch.ones(2, 3), torch.ones(3, 2).double(), torch.zeros(3)), "W: expected dtype torch.float32 like V",
+            (torch.ones(2, 3), torch.ones(3, 2).double(), torch.zeros(3)),
+            "W: expected dtype torch.float32 like V",
         ),
         (
             (torch.ones(2, 3), torch.ones(3, 2), torch.tensor([0.0, math.inf, 0.0])),

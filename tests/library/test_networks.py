@@ -179,14 +179,10 @@ def test_bad_options_are_named(options, message):
         ResNet(2, 3, **options)
 
 
-@pytest.mark.parametrize(
-    "net", [PlainNet(2, 3), ResNet(2, 3), ContinuousNet(2, 3)], ids=lambda n: type(n).__name__
-)
+@pytest.mark.parametrize("net", [PlainNet(2, 3), ResNet(2, 3), ContinuousNet(2, 3)], ids=lambda n: type(n).__name__)
 def test_bad_input_is_named(net):
     net = net.double()
-    with pytest.raises(
-        ValueError, match=r"x0: expected shape \(..., 2\) for a net of that width, received \(5, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"x0: expected shape \(..., 2\) for a net of that width, received \(5, 3\)"):
         net(torch.zeros(5, 3))
     with pytest.raises(
         ValueError, match="x0: expected dtype torch.float64 like the parameters, received torch.float32"
@@ -204,9 +200,7 @@ def test_bad_input_is_named(net):
 
 def test_bad_paths_and_factors_are_named():
     with pytest.raises(ValueError, match=r"path\(0.5\), V: expected finite entries, received inf"):
-        ResNet.from_path(
-            lambda t: (torch.full((1, 1), math.inf if t else 1.0), torch.eye(1), torch.zeros(1)), depth=2
-        )
+        ResNet.from_path(lambda t: (torch.full((1, 1), math.inf if t else 1.0), torch.eye(1), torch.zeros(1)), depth=2)
     with pytest.raises(ValueError, match="depth: expected an int of at least 1"):
         ResNet.from_path(path, depth=0)
     with pytest.raises(ValueError, match="factor: expected an int of at least 1"):

@@ -1,0 +1,48 @@
+"""Repairs of the markup that other extensions produce, so that pages are valid and readable by machines.
+
+- sphinx-proof and sphinx-exercise use some ids again and again: they become unique or go.
+- A proof with ``:class: dropdown`` has no title, so nothing could be clicked to unfold it: it gets one.
+- Entries of a bibliography have a deprecated role that does not fit their list: they become its items.
+"""
+
+from __future__ import annotations
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx_proof.nodes import proof_node
+
+REPEATED = [["proof-content"], ["exercise-content"], ["solution-content"]]
+LEAD = "Proof. "  # how sphinx-proof begins the text of a proof
+
+
+def unique_ids(app: Sphinx, doctree: nodes.document) -> None:
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in REPEATED:
+            section["ids"] = [nodes.make_id(f"{section.parent['label']}-content")]
+    for proof in doctree.findall(proof_node):
+        proof[0]["ids"] = []
+
+
+def fold_proofs(app: Sphinx, doctree: nodes.document) -> None:
+    for proof in doctree.findall(proof_node):
+        block = proof[0]
+        if "dropdown" not in block["classes"]:
+            continue
+        first = next(block.findall(nodes.Text), None)
+        if first is not None and first.startswith(LEAD.strip()):
+            first.parent.replace(first, nodes.Text(first[len(LEAD.strip()) :].lstrip()))
+        block.insert(0, nodes.title("", "Proof"))
+
+
+def list_items(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    app.connect("doctree-read", unique_ids)
+    app.connect("doctree-read", fold_proofs)
+    app.connect("html-page-context", list_items)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
