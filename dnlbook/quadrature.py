@@ -83,3 +83,29 @@ def quadrature_weights(
     for row, start in zip(weights, starts, strict=False):
         row[: len(start)] = torch.tensor(start, dtype=weights.dtype, device=weights.device)
     return weights.tril_()
+
+
+def row_weights(rule: str, steps: Tensor, l: int) -> Tensor:
+    r"""Return row l of a rule on a grid with the given steps, in units of time, shape ``(l + 1,)``.
+
+    Equation and source are those of :func:`quadrature_weights`; the steps need not be equal for
+    ``"rectangle"`` and ``"trapezoid"``.  The caller has checked rule, steps and l.
+
+    Examples
+    --------
+    >>> row_weights("trapezoid", torch.tensor([1.0, 3.0, 2.0]), 2)
+    tensor([0.5000, 2.0000, 1.5000])
+    """
+    row = torch.zeros(l + 1, dtype=steps.dtype, device=steps.device)
+    if rule == "gregory":
+        if l < len(_GREGORY_START):
+            row += torch.tensor(_GREGORY_START[l], dtype=steps.dtype, device=steps.device)
+        else:
+            ends = torch.tensor(_GREGORY_END, dtype=steps.dtype, device=steps.device)
+            row.fill_(1.0)
+            row[:3], row[-3:] = ends, ends.flip(0)
+        return row.mul_(steps[0])
+    left = 1.0 if rule == "rectangle" else 0.5
+    row[:-1].add_(steps[:l], alpha=left)
+    row[1:].add_(steps[:l], alpha=1 - left)
+    return row
