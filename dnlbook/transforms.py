@@ -493,7 +493,7 @@ class NonLocalMean(Transformation):
     with Lambert's function :math:`\mathcal W`, :math:`w=\mathcal W((N-1)/e)` and
     :math:`w_1=\mathcal W(1/e)`: **on the whole space and for every bandwidth h**.
     It is also bounded, :math:`|f(X,\theta)_i|\le\lVert V\rVert\sqrt w\,h`.
-    Not sharp: the lower bound known for odd N is :math:`2\lVert V\rVert\mathcal W((N-1)e^{-3/2})\sim2\lVert V\rVert\ln N`.
+    Not sharp: the lower bound known for odd N and V = I is :math:`2\mathcal W((N-1)e^{-3/2})\sim2\ln N`.
     Source: chapter *The dense non-local framework*, the theorem on non-local means.
 
     Parameters

@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import vmap
 
 from dnlbook.activations import relu, soft_threshold
+from dnlbook.dense_nonlocal import nonlocal_forward
 from dnlbook.transforms import (
     Convolution,
     FullyConnected,
@@ -421,6 +422,28 @@ def test_vmap_over_states_parameters_and_both(index):
     for i, theta in enumerate(thetas):
         assert torch.allclose(over_parameters[i], f(states, theta), atol=1e-14)
         assert torch.allclose(over_both[i], f(states[i], theta), atol=1e-14)
+
+
+@FIVE
+def test_dense_networks_of_any_transformation_have_the_gradient_of_the_plain_loop(index):
+    f, L, step = five(positions=4)[index], 5, 0.2
+    x0 = draw(f, 2)[0].requires_grad_()
+    kernel = {(l, k): [p.requires_grad_() for p in draw(f)[1]] for k in range(L) for l in range(k + 1, L + 1)}
+    states = [x0]
+    for l in range(1, L + 1):
+        states.append(x0 + step * sum(f(states[k], kernel[l, k]) for k in range(l)))
+    sources = [
+        tuple(map(torch.stack, zip(*(kernel[l, k] for l in range(k + 1, L + 1)), strict=True)))
+        for k in range(L)
+    ]
+    engine = nonlocal_forward(x0, sources, transform=f, step=step)
+    assert torch.allclose(engine, torch.stack(states), atol=1e-13)
+    leaves = [x0, *(p for theta in kernel.values() for p in theta)]
+    weights = torch.randn_like(engine)
+    by_engine = torch.autograd.grad((weights * engine).sum(), leaves)
+    by_loop = torch.autograd.grad((weights * torch.stack(states)).sum(), leaves)
+    for own, other in zip(by_engine, by_loop, strict=True):
+        assert torch.allclose(own, other, atol=1e-12)
 
 
 @FIVE
