@@ -1,8 +1,9 @@
-"""Networks as modules: plain, residual, and residual with parameters that depend on continuous depth."""
+"""Networks as modules: plain, residual, densely connected by concatenation, and dense non-local."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,28 @@ from torch import Tensor, nn
 from dnlbook import _checks
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
-from dnlbook.flows import Parameters, Path, Scheme, integrate, interval, read_path
+from dnlbook.concatenation import concatenation_forward
+from dnlbook.dense import dense_forward, pair_count, pair_index
+from dnlbook.flows import Parameters, Path, read_path
 from dnlbook.residual import residual_forward, residual_map
 
 SCALINGS = ("euler", "sqrt", "none")
+
+
+def _check_state(x0: Tensor, width: int, parameters: Tensor) -> Tensor:
+    _checks.tensor("x0", x0)
+    if x0.ndim == 0 or x0.shape[-1] != width:
+        raise ValueError(f"x0: expected shape (..., {width}) for a net of that width, received {tuple(x0.shape)}")
+    return _checks.finite("x0", _checks.same_kind("x0", x0, "the parameters", parameters))
+
+
+def _initial(count: int, n: int, m: int, dtype: torch.dtype | None) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+    """V ~ N(0, 1/m), W ~ N(0, 1/n), b = 0: the size of a layer's output does not depend on n and m."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected a floating-point dtype, received {dtype}")
+    V = torch.randn(count, n, m, dtype=dtype) / math.sqrt(m)
+    W = torch.randn(count, m, n, dtype=dtype) / math.sqrt(n)
+    return nn.Parameter(V), nn.Parameter(W), nn.Parameter(torch.zeros(count, m, dtype=dtype))
 
 
 class _Stack(nn.Module):
@@ -33,12 +52,7 @@ class _Stack(nn.Module):
         depth = _checks.positive_int("depth", depth)
         self.hidden = self.width if hidden is None else _checks.positive_int("hidden", hidden)
         self.activation = named_activation(activation)
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype: expected a floating-point dtype, received {dtype}")
-        n, m = self.width, self.hidden
-        self.V = nn.Parameter(torch.randn(depth, n, m, dtype=dtype) / math.sqrt(m))
-        self.W = nn.Parameter(torch.randn(depth, m, n, dtype=dtype) / math.sqrt(n))
-        self.b = nn.Parameter(torch.zeros(depth, m, dtype=dtype))
+        self.V, self.W, self.b = _initial(depth, self.width, self.hidden, dtype)
 
     @property
     def depth(self) -> int:
@@ -68,13 +82,7 @@ class _Stack(nn.Module):
             setattr(self, name, nn.Parameter(value.detach().clone()))
 
     def _check_input(self, x0: Tensor) -> Tensor:
-        _checks.tensor("x0", x0)
-        if x0.ndim == 0 or x0.shape[-1] != self.width:
-            raise ValueError(
-                f"x0: expected shape (..., {self.width}) for a net of that width, received {tuple(x0.shape)}"
-            )
-        _checks.same_kind("x0", x0, "the parameters", self.V)
-        return _checks.finite("x0", x0)
+        return _check_state(x0, self.width, self.V)
 
     def extra_repr(self) -> str:
         sizes = f"width={self.width}, depth={self.depth}, hidden={self.hidden}"
@@ -252,26 +260,110 @@ class ResNet(_Stack):
         return f"{super().extra_repr()}, horizon={self.horizon:g}, scaling={self.scaling!r}"
 
 
-class ContinuousNet(_Stack):
-    r"""The flow map of :math:`x'=V(t)\sigma(W(t)x+b(t))`, :math:`\theta(t)=\sum_k\theta_k\varphi_k(t)`.
+class DenseNet(nn.Module):
+    r"""A densely connected network in the form people know: each layer reads all features before it.
 
-    The basis is piecewise constant on M equal intervals (M pieces), or piecewise linear on their
-    M + 1 nodes.  A *manifestation* is the network that a scheme makes of it at a depth.
-    Source: chapter *Is a trained ResNet a discretization?*, after the continuous-in-depth networks of
-    arXiv 2008.02389.
+    .. math:: z_0=x,\qquad z_l=A^l\,\sigma([z_0,\dots,z_{l-1}])\in\mathbb R^g,\qquad
+              \text{output }[z_0,\dots,z_L]\in\mathbb R^{n_0+Lg} .
+
+    The features :math:`\sigma(z_k)` are computed once and shared by all later layers.
+    Source: chapter *Concatenation is a sum*.
 
     Parameters
     ----------
-    width, pieces : int
-        :math:`n` and :math:`M`, at least 1.
+    width, depth : int
+        :math:`n_0` and :math:`L`, at least 1.
+    growth : int
+        The growth rate g, at least 1.
+    activation : str or Activation
+    dtype : torch.dtype, optional
+        Torch's default unless given.
+
+    Attributes
+    ----------
+    A : ParameterList
+        Entry l - 1 holds :math:`A^l` of shape ``(g, n_0 + (l - 1) g)``, with variance one over its columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size is not a positive int, the activation is unknown, or x0 does not fit.
+
+    Examples
+    --------
+    >>> net = DenseNet(3, 4, growth=2)
+    >>> net(torch.zeros(5, 3)).shape, sum(p.numel() for p in net.parameters())
+    (torch.Size([5, 11]), 48)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        *,
+        growth: int,
+        activation: str | Activation = "tanh",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.width = _checks.positive_int("width", width)
+        self.depth = _checks.positive_int("depth", depth)
+        self.growth = _checks.positive_int("growth", growth)
+        self.activation = named_activation(activation)
+        columns = [self.width + k * self.growth for k in range(self.depth)]
+        self.A = nn.ParameterList(torch.randn(self.growth, c, dtype=dtype) / math.sqrt(c) for c in columns)
+
+    def forward(self, x0: Tensor) -> Tensor:
+        """Return the concatenation of the input and all layers, shape ``(..., n_0 + L g)``."""
+        _check_state(x0, self.width, self.A[0])
+        return concatenation_forward(x0, list(self.A), activation=self.activation)
+
+    def block(self, l: int, k: int) -> Tensor:
+        """Return the block of :math:`A^l` that reads :math:`z_k`, shape ``(g, n_0)`` or ``(g, g)``.
+
+        Raises
+        ------
+        IndexError
+            If not 0 <= k < l <= L.
+
+        Examples
+        --------
+        >>> DenseNet(3, 4, growth=2).block(3, 1).shape
+        torch.Size([2, 2])
+        """
+        pair_index(l, k, self.depth)
+        start = 0 if k == 0 else self.width + (k - 1) * self.growth
+        columns: Tensor = self.A[l - 1][:, start : self.width + k * self.growth]
+        return columns
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, depth={self.depth}, growth={self.growth}, activation={self.activation.name!r}"
+
+
+class DenseNonLocal(nn.Module):
+    r"""The dense non-local network with perceptron features,
+
+    .. math:: x^l=x^0+\tau\sum_{k<l}V^{l,k}\sigma(W^{l,k}x^k+b^{l,k}),\qquad\tau=T/L ,
+
+    whose deep-layer limit is the Volterra equation :math:`x(t)=x^0+\int_0^tf(x(s),\theta(t,s))\,ds`.
+    Source: chapter *The deep-layer limit is a Volterra equation*; the framework of arXiv 2510.02049.
+
+    Parameters
+    ----------
+    width, depth : int
+        :math:`n` and :math:`L`, at least 1.
     hidden : int, optional
         :math:`m`; the width unless given.
-    basis : {"constant", "linear"}
     horizon : float
         :math:`T>0`.
     activation : str or Activation
     dtype : torch.dtype, optional
         Torch's default unless given.
+
+    Attributes
+    ----------
+    V, W, b : Parameter
+        Shapes ``(P, n, m)``, ``(P, m, n)``, ``(P, m)`` with :math:`P=L(L+1)/2` pairs ordered by source.
 
     Raises
     ------
@@ -280,163 +372,141 @@ class ContinuousNet(_Stack):
 
     Examples
     --------
-    >>> net = ContinuousNet(2, 4, hidden=3)
-    >>> net(torch.zeros(5, 2), depth=8, scheme="rk4").shape, net.refine().pieces
-    (torch.Size([5, 2]), 8)
+    >>> net = DenseNonLocal(2, 8, hidden=3)
+    >>> net(torch.zeros(5, 2)).shape, net.trajectory(torch.zeros(5, 2)).shape, net.V.shape
+    (torch.Size([5, 2]), torch.Size([9, 5, 2]), torch.Size([36, 2, 3]))
     """
 
     def __init__(
         self,
         width: int,
-        pieces: int,
+        depth: int,
         *,
         hidden: int | None = None,
-        basis: str = "constant",
         horizon: float = 1.0,
         activation: str | Activation = "tanh",
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.pieces = _checks.positive_int("pieces", pieces)
-        self.basis = _checks.choice("basis", basis, ("constant", "linear"))
+        super().__init__()
+        self.width = _checks.positive_int("width", width)
+        self.depth = _checks.positive_int("depth", depth)
+        self.hidden = self.width if hidden is None else _checks.positive_int("hidden", hidden)
         self.horizon = _checks.positive_float("horizon", horizon)
-        coefficients = self.pieces + (self.basis == "linear")
-        super().__init__(width, coefficients, hidden=hidden, activation=activation, dtype=dtype)
+        self.activation = named_activation(activation)
+        self.V, self.W, self.b = _initial(pair_count(self.depth), self.width, self.hidden, dtype)
 
-    def path(self, t: float) -> Parameters:
-        r"""Return :math:`\theta(t)=(V,W,b)`; at a jump, the value on the right.
+    @property
+    def step(self) -> float:
+        """The step T/L in front of the sum."""
+        return self.horizon / self.depth
 
-        Raises
-        ------
-        ValueError
-            If t lies outside of the horizon.
-
-        Examples
-        --------
-        >>> net = ContinuousNet(1, 2)
-        >>> bool(net.path(0.5)[0] == net.V[1])
-        True
-        """
-        piece = interval(t, self.pieces, self.horizon)
-        if self.basis == "constant":
-            return self.V[piece], self.W[piece], self.b[piece]
-        share = t * self.pieces / self.horizon - piece
-        V, W, b = (torch.lerp(part[piece], part[piece + 1], share) for part in (self.V, self.W, self.b))
-        return V, W, b
-
-    def field(self, t: float, x: Tensor) -> Tensor:
-        r"""Return :math:`f(x,\theta(t))`, of the shape of x."""
-        V, W, b = self.path(t)
-        return self.activation(x @ W.mT + b) @ V.mT
-
-    def trajectory(self, x0: Tensor, *, depth: int | None = None, scheme: str | Scheme = "rk4") -> Tensor:
-        """Return all states of the manifestation ``(scheme, depth)``, shape ``(depth + 1, ..., n)``.
-
-        depth is the number of pieces unless given.
-        """
-        return integrate(
-            self.field,
-            self._check_input(x0),
-            depth=self.pieces if depth is None else depth,
-            horizon=self.horizon,
-            scheme=scheme,
-            half_open=self.basis == "constant",
-        )
-
-    def forward(self, x0: Tensor, *, depth: int | None = None, scheme: str | Scheme = "rk4") -> Tensor:
-        """Return the last state of :meth:`trajectory`, shape ``(..., n)``."""
-        return self.trajectory(x0, depth=depth, scheme=scheme)[-1]
-
-    def _like(self, pieces: int, V: Tensor, W: Tensor, b: Tensor) -> ContinuousNet:
-        net = ContinuousNet(
-            self.width,
-            pieces,
-            hidden=self.hidden,
-            basis=self.basis,
-            horizon=self.horizon,
-            activation=self.activation,
-            dtype=V.dtype,
-        )
-        net._adopt(V, W, b)
-        return net
-
-    def refine(self, factor: int = 2) -> ContinuousNet:
-        """Return the same path on ``factor`` times as many pieces: the prolongation.
+    def pair(self, l: int, k: int) -> Parameters:
+        """Return the parameters ``(V, W, b)`` of target l and source k.
 
         Raises
         ------
-        ValueError
-            If factor is not a positive int.
+        IndexError
+            If not 0 <= k < l <= L.
 
         Examples
         --------
-        >>> net = ContinuousNet(2, 3, basis="linear")
-        >>> torch.allclose(net.refine(2).path(0.3)[1], net.path(0.3)[1])
-        True
+        >>> [part.shape for part in DenseNonLocal(2, 4, hidden=3).pair(3, 1)]
+        [torch.Size([2, 3]), torch.Size([3, 2]), torch.Size([3])]
         """
-        factor = _checks.positive_int("factor", factor)
-        count = self.pieces * factor
+        at = pair_index(l, k, self.depth)
+        return self.V[at], self.W[at], self.b[at]
 
-        def finer(values: Tensor) -> Tensor:
-            if self.basis == "constant":
-                return values.repeat_interleave(factor, 0)
-            position = torch.arange(count + 1, device=values.device)
-            piece = (position // factor).clamp(max=self.pieces - 1)
-            share = ((position - piece * factor).to(values.dtype) / factor).view(-1, *(1,) * (values.ndim - 1))
-            return torch.lerp(values[piece], values[piece + 1], share)
+    def forward(self, x0: Tensor) -> Tensor:
+        """Return the output :math:`x^L`, shape ``(..., n)``."""
+        return self.trajectory(x0)[-1]
 
-        return self._like(count, finer(self.V), finer(self.W), finer(self.b))
-
-    def coarsen(self, factor: int = 2) -> ContinuousNet:
-        """Return a network on ``factor`` times fewer pieces: means of pieces, or every factor-th node.
-
-        Raises
-        ------
-        ValueError
-            If factor does not divide the number of pieces.
-
-        Examples
-        --------
-        >>> ContinuousNet(2, 8).coarsen(4).pieces
-        2
-        """
-        factor = _checks.positive_int("factor", factor)
-        if self.pieces % factor:
-            raise ValueError(f"factor: expected a divisor of the {self.pieces} pieces, received {factor}")
-
-        def coarser(values: Tensor) -> Tensor:
-            if self.basis == "linear":
-                return values[::factor]
-            return values.reshape(-1, factor, *values.shape[1:]).mean(1)
-
-        return self._like(self.pieces // factor, coarser(self.V), coarser(self.W), coarser(self.b))
+    def trajectory(self, x0: Tensor) -> Tensor:
+        """Return all states, shape ``(L + 1, ..., n)``."""
+        _check_state(x0, self.width, self.V)
+        return dense_forward(x0, (self.V, self.W, self.b), step=self.step, activation=self.activation)
 
     @classmethod
-    def from_resnet(cls, net: ResNet) -> ContinuousNet:
-        """Return the piecewise constant path whose Euler manifestation at the same depth is the network.
+    def _filled(
+        cls, pair: Callable[[int, int], Parameters], depth: int, horizon: float, activation: str | Activation
+    ) -> DenseNonLocal:
+        order = [(l, k) for k in range(depth) for l in range(k + 1, depth + 1)]
+        V, W, b = (torch.stack(parts).detach() for parts in zip(*(pair(l, k) for l, k in order), strict=True))
+        net = cls(V.shape[1], depth, hidden=V.shape[2], horizon=horizon, activation=activation, dtype=V.dtype)
+        for name, value in (("V", V), ("W", W), ("b", b)):
+            setattr(net, name, nn.Parameter(value.clone()))
+        return net
+
+    @classmethod
+    def from_path(
+        cls,
+        path: Callable[[float, float], Parameters],
+        *,
+        depth: int,
+        horizon: float = 1.0,
+        activation: str | Activation = "tanh",
+    ) -> DenseNonLocal:
+        r"""Sample a kernel on the triangle: pair (l, k) holds :math:`\theta(t_l,s_k)`.
 
         Raises
         ------
         ValueError
-            If the network is not scaled by T/L.
+            If the kernel does not return a finite triple of fitting shapes.
+
+        Examples
+        --------
+        >>> net = DenseNonLocal.from_path(
+        ...     lambda t, s: (torch.tensor([[t - s]]), torch.eye(1), torch.zeros(1)), depth=2)
+        >>> net.V[:, 0, 0].tolist()
+        [0.5, 1.0, 0.5]
+        """
+        steps = _checks.positive_int("depth", depth)
+        tau = _checks.positive_float("horizon", horizon) / steps
+        return cls._filled(lambda l, k: read_path(lambda t: path(t, k * tau), l * tau), steps, horizon, activation)
+
+    @classmethod
+    def from_resnet(cls, net: ResNet) -> DenseNonLocal:
+        r"""Return the dense network with :math:`\theta^{l,k}=\theta^k`, which has the same states.
+
+        Raises
+        ------
+        ValueError
+            If the residual network is not scaled by T/L.
 
         Examples
         --------
         >>> net, x = ResNet(2, 4), torch.ones(1, 2)
-        >>> torch.allclose(net(x), ContinuousNet.from_resnet(net)(x, scheme="euler"))
+        >>> torch.allclose(net.trajectory(x), DenseNonLocal.from_resnet(net).trajectory(x), atol=1e-6)
         True
         """
         if net.scaling != "euler":
             raise ValueError(f"net: expected scaling 'euler', received {net.scaling!r}")
-        flow = cls(
-            net.width,
-            net.depth,
-            hidden=net.hidden,
-            horizon=net.horizon,
-            activation=net.activation,
-            dtype=net.V.dtype,
-        )
-        flow._adopt(net.V, net.W, net.b)
-        return flow
+        return cls._filled(lambda l, k: net.layer(k), net.depth, net.horizon, net.activation)
+
+    @classmethod
+    def from_densenet(cls, net: DenseNet) -> DenseNonLocal:
+        r"""Return the dense non-local network of width :math:`n_0+g` that equals a concatenating one.
+
+        Started at :math:`x^0=(x,0)` its states are :math:`x^l=(x,z_l)`; T = 1 and
+        :math:`V^{l,k}=A^{l,k}/\tau` in the rows of :math:`z`, W = I, b = 0.
+        Source: chapter *Concatenation is a sum*.
+
+        Examples
+        --------
+        >>> net, x = DenseNet(3, 4, growth=2), torch.ones(1, 3)
+        >>> states = DenseNonLocal.from_densenet(net).trajectory(nn.functional.pad(x, (0, 2)))
+        >>> torch.allclose(torch.cat([x, *states[1:, :, 3:]], 1), net(x), atol=1e-6)
+        True
+        """
+        n0, g = net.width, net.growth
+        eye, zero = torch.eye(n0 + g).to(net.A[0]), torch.zeros(n0 + g).to(net.A[0])
+
+        def pair(l: int, k: int) -> Parameters:
+            V = torch.zeros_like(eye)
+            V[n0:, slice(0, n0) if k == 0 else slice(n0, None)] = net.block(l, k) * net.depth
+            return V, eye, zero
+
+        return cls._filled(pair, net.depth, 1.0, net.activation)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, pieces={self.pieces}, basis={self.basis!r}, horizon={self.horizon:g}"
+        sizes = f"width={self.width}, depth={self.depth}, hidden={self.hidden}"
+        return f"{sizes}, activation={self.activation.name!r}, horizon={self.horizon:g}"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnlbook.flows import integrate, perceptron_field
-from dnlbook.networks import ContinuousNet, PlainNet, ResNet
+from dnlbook.continuous import ContinuousNet
+from dnlbook.networks import PlainNet, ResNet
 
 SIZES = {"width": st.integers(1, 4), "depth": st.integers(1, 6), "hidden": st.integers(1, 5)}
 BATCH = st.sampled_from([(), (1,), (0,), (3,), (2, 3)])
