@@ -97,3 +97,12 @@ def same_kind(name: str, value: Tensor, reference_name: str, reference: Tensor) 
         if have != want:
             raise ValueError(f"{name}: expected {kind} {want} like {reference_name}, received {have}")
     return value
+
+
+def state(name: str, value: Any, width: int, reference_name: str, reference: Tensor) -> Tensor:
+    """Return value when it is a finite state of that width and of the kind of the reference, or raise."""
+    array = tensor(name, value)
+    if array.ndim == 0 or array.shape[-1] != width:
+        wanted = f"(..., {width}) to match {reference_name} {tuple(reference.shape)}"
+        raise ValueError(f"{name}: expected shape {wanted}, received {tuple(array.shape)}")
+    return finite(name, same_kind(name, array, reference_name, reference))

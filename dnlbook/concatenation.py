@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dnlbook import _checks
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
+from dnlbook.dense import pair_index
 
 
 class _Concatenation(torch.autograd.Function):
@@ -95,3 +97,83 @@ def concatenation_forward(x0: Tensor, A: Sequence[Tensor], *, activation: str | 
     _checks.finite("x0", x0)
     flat: Tensor = _Concatenation.apply(x0.reshape(-1, x0.shape[-1]), sigma, *A)  # type: ignore[no-untyped-call]
     return flat.reshape(*x0.shape[:-1], flat.shape[-1])
+
+
+class DenseNet(nn.Module):
+    r"""A densely connected network in the form people know: each layer reads all features before it.
+
+    .. math:: z_0=x,\qquad z_l=A^l\,\sigma([z_0,\dots,z_{l-1}])\in\mathbb R^g,\qquad
+              \text{output }[z_0,\dots,z_L]\in\mathbb R^{n_0+Lg} .
+
+    The features :math:`\sigma(z_k)` are computed once and shared by all later layers.
+    Source: chapter *Concatenation is a sum*.
+
+    Parameters
+    ----------
+    width, depth : int
+        :math:`n_0` and :math:`L`, at least 1.
+    growth : int
+        The growth rate g, at least 1.
+    activation : str or Activation
+    dtype : torch.dtype, optional
+        Torch's default unless given.
+
+    Attributes
+    ----------
+    A : ParameterList
+        Entry l - 1 holds :math:`A^l` of shape ``(g, n_0 + (l - 1) g)``, with variance one over its columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size is not a positive int, the activation is unknown, or x0 does not fit.
+
+    Examples
+    --------
+    >>> net = DenseNet(3, 4, growth=2)
+    >>> net(torch.zeros(5, 3)).shape, sum(p.numel() for p in net.parameters())
+    (torch.Size([5, 11]), 48)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        *,
+        growth: int,
+        activation: str | Activation = "tanh",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.width = _checks.positive_int("width", width)
+        self.depth = _checks.positive_int("depth", depth)
+        self.growth = _checks.positive_int("growth", growth)
+        self.activation = named_activation(activation)
+        columns = [self.width + k * self.growth for k in range(self.depth)]
+        self.A = nn.ParameterList(torch.randn(self.growth, c, dtype=dtype) / math.sqrt(c) for c in columns)
+
+    def forward(self, x0: Tensor) -> Tensor:
+        """Return the concatenation of the input and all layers, shape ``(..., n_0 + L g)``."""
+        _checks.state("x0", x0, self.width, "the parameters", self.A[0])
+        return concatenation_forward(x0, list(self.A), activation=self.activation)
+
+    def block(self, l: int, k: int) -> Tensor:
+        """Return the block of :math:`A^l` that reads :math:`z_k`, shape ``(g, n_0)`` or ``(g, g)``.
+
+        Raises
+        ------
+        IndexError
+            If not 0 <= k < l <= L.
+
+        Examples
+        --------
+        >>> DenseNet(3, 4, growth=2).block(3, 1).shape
+        torch.Size([2, 2])
+        """
+        pair_index(l, k, self.depth)
+        start = 0 if k == 0 else self.width + (k - 1) * self.growth
+        columns: Tensor = self.A[l - 1][:, start : self.width + k * self.growth]
+        return columns
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, depth={self.depth}, growth={self.growth}, activation={self.activation.name!r}"

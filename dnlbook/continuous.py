@@ -94,7 +94,7 @@ class ContinuousNet(_Stack):
         """
         return integrate(
             self.field,
-            self._check_input(x0),
+            _checks.state("x0", x0, self.width, "the parameters", self.V),
             depth=self.pieces if depth is None else depth,
             horizon=self.horizon,
             scheme=scheme,

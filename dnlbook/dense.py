@@ -419,13 +419,8 @@ def _checked(
     sigma = named_activation(activation)
     V, W, b = _pack(sources)
     coefficients = quadrature_coefficients(len(V), step, weights, V)
-    _checks.tensor("x0", x0)
-    if x0.ndim == 0 or x0.shape[-1] != V.shape[1]:
-        raise ValueError(
-            f"x0: expected shape (..., {V.shape[1]}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}"
-        )
-    _checks.finite("x0", _checks.same_kind("x0", x0, "V", V))
-    return x0.reshape(-1, V.shape[1]), V, W, b, coefficients, sigma
+    x = _checks.state("x0", x0, V.shape[1], "V", V)
+    return x.reshape(-1, V.shape[1]), V, W, b, coefficients, sigma
 
 
 def dense_loop(

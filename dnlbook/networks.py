@@ -11,19 +11,14 @@ from torch import Tensor, nn
 from dnlbook import _checks
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
-from dnlbook.concatenation import concatenation_forward
+from dnlbook.concatenation import DenseNet
 from dnlbook.dense import dense_forward, pair_count, pair_index
 from dnlbook.flows import Parameters, Path, read_path
 from dnlbook.residual import residual_forward, residual_map
 
+__all__ = ["DenseNet", "DenseNonLocal", "PlainNet", "ResNet"]
+
 SCALINGS = ("euler", "sqrt", "none")
-
-
-def _check_state(x0: Tensor, width: int, parameters: Tensor) -> Tensor:
-    _checks.tensor("x0", x0)
-    if x0.ndim == 0 or x0.shape[-1] != width:
-        raise ValueError(f"x0: expected shape (..., {width}) for a net of that width, received {tuple(x0.shape)}")
-    return _checks.finite("x0", _checks.same_kind("x0", x0, "the parameters", parameters))
 
 
 def _initial(count: int, n: int, m: int, dtype: torch.dtype | None) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
@@ -81,9 +76,6 @@ class _Stack(nn.Module):
         for name, value in (("V", V), ("W", W), ("b", b)):
             setattr(self, name, nn.Parameter(value.detach().clone()))
 
-    def _check_input(self, x0: Tensor) -> Tensor:
-        return _check_state(x0, self.width, self.V)
-
     def extra_repr(self) -> str:
         sizes = f"width={self.width}, depth={self.depth}, hidden={self.hidden}"
         return f"{sizes}, activation={self.activation.name!r}"
@@ -123,7 +115,7 @@ class PlainNet(_Stack):
 
     def trajectory(self, x0: Tensor) -> Tensor:
         """Return all states, shape ``(L + 1, ..., n)``."""
-        states = [self._check_input(x0)]
+        states = [_checks.state("x0", x0, self.width, "the parameters", self.V)]
         for V, W, b in zip(self.V, self.W, self.b, strict=True):
             states.append(self.activation(states[-1] @ W.mT + b) @ V.mT)
         return torch.stack(states)
@@ -185,12 +177,24 @@ class ResNet(_Stack):
 
     def forward(self, x0: Tensor) -> Tensor:
         """Return the output :math:`x^L`, shape ``(..., n)``."""
-        return residual_map(self._check_input(x0), self.V, self.W, self.b, step=self.step, activation=self.activation)
+        return residual_map(
+            _checks.state("x0", x0, self.width, "the parameters", self.V),
+            self.V,
+            self.W,
+            self.b,
+            step=self.step,
+            activation=self.activation,
+        )
 
     def trajectory(self, x0: Tensor) -> Tensor:
         """Return all states, shape ``(L + 1, ..., n)``."""
         return residual_forward(
-            self._check_input(x0), self.V, self.W, self.b, step=self.step, activation=self.activation
+            _checks.state("x0", x0, self.width, "the parameters", self.V),
+            self.V,
+            self.W,
+            self.b,
+            step=self.step,
+            activation=self.activation,
         )
 
     @classmethod
@@ -258,86 +262,6 @@ class ResNet(_Stack):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, horizon={self.horizon:g}, scaling={self.scaling!r}"
-
-
-class DenseNet(nn.Module):
-    r"""A densely connected network in the form people know: each layer reads all features before it.
-
-    .. math:: z_0=x,\qquad z_l=A^l\,\sigma([z_0,\dots,z_{l-1}])\in\mathbb R^g,\qquad
-              \text{output }[z_0,\dots,z_L]\in\mathbb R^{n_0+Lg} .
-
-    The features :math:`\sigma(z_k)` are computed once and shared by all later layers.
-    Source: chapter *Concatenation is a sum*.
-
-    Parameters
-    ----------
-    width, depth : int
-        :math:`n_0` and :math:`L`, at least 1.
-    growth : int
-        The growth rate g, at least 1.
-    activation : str or Activation
-    dtype : torch.dtype, optional
-        Torch's default unless given.
-
-    Attributes
-    ----------
-    A : ParameterList
-        Entry l - 1 holds :math:`A^l` of shape ``(g, n_0 + (l - 1) g)``, with variance one over its columns.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is not a positive int, the activation is unknown, or x0 does not fit.
-
-    Examples
-    --------
-    >>> net = DenseNet(3, 4, growth=2)
-    >>> net(torch.zeros(5, 3)).shape, sum(p.numel() for p in net.parameters())
-    (torch.Size([5, 11]), 48)
-    """
-
-    def __init__(
-        self,
-        width: int,
-        depth: int,
-        *,
-        growth: int,
-        activation: str | Activation = "tanh",
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.width = _checks.positive_int("width", width)
-        self.depth = _checks.positive_int("depth", depth)
-        self.growth = _checks.positive_int("growth", growth)
-        self.activation = named_activation(activation)
-        columns = [self.width + k * self.growth for k in range(self.depth)]
-        self.A = nn.ParameterList(torch.randn(self.growth, c, dtype=dtype) / math.sqrt(c) for c in columns)
-
-    def forward(self, x0: Tensor) -> Tensor:
-        """Return the concatenation of the input and all layers, shape ``(..., n_0 + L g)``."""
-        _check_state(x0, self.width, self.A[0])
-        return concatenation_forward(x0, list(self.A), activation=self.activation)
-
-    def block(self, l: int, k: int) -> Tensor:
-        """Return the block of :math:`A^l` that reads :math:`z_k`, shape ``(g, n_0)`` or ``(g, g)``.
-
-        Raises
-        ------
-        IndexError
-            If not 0 <= k < l <= L.
-
-        Examples
-        --------
-        >>> DenseNet(3, 4, growth=2).block(3, 1).shape
-        torch.Size([2, 2])
-        """
-        pair_index(l, k, self.depth)
-        start = 0 if k == 0 else self.width + (k - 1) * self.growth
-        columns: Tensor = self.A[l - 1][:, start : self.width + k * self.growth]
-        return columns
-
-    def extra_repr(self) -> str:
-        return f"width={self.width}, depth={self.depth}, growth={self.growth}, activation={self.activation.name!r}"
 
 
 class DenseNonLocal(nn.Module):
@@ -422,7 +346,7 @@ class DenseNonLocal(nn.Module):
 
     def trajectory(self, x0: Tensor) -> Tensor:
         """Return all states, shape ``(L + 1, ..., n)``."""
-        _check_state(x0, self.width, self.V)
+        _checks.state("x0", x0, self.width, "the parameters", self.V)
         return dense_forward(x0, (self.V, self.W, self.b), step=self.step, activation=self.activation)
 
     @classmethod

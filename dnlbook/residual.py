@@ -65,13 +65,9 @@ def _checked(
     _checks.positive_int("the depth V.shape[0]", depth)
     _checks.shape("W", W, (depth, hidden, width))
     _checks.shape("b", b, (depth, hidden))
-    _checks.tensor("x0", x0)
-    if x0.ndim == 0 or x0.shape[-1] != width:
-        raise ValueError(f"x0: expected shape (..., {width}) to match V {tuple(V.shape)}, received {tuple(x0.shape)}")
-    for name, value in (("x0", x0), ("W", W), ("b", b)):
+    for name, value in (("W", W), ("b", b)):
         _checks.same_kind(name, value, "V", V)
-    _checks.finite("x0", x0)
-    return x0.reshape(-1, width), tau, sigma
+    return _checks.state("x0", x0, width, "V", V).reshape(-1, width), tau, sigma
 
 
 def _states(

@@ -77,12 +77,8 @@ def by_hand(f, x, theta):
         return -K.mT @ f.activation(K @ x @ W.mT) @ V.mT
     if isinstance(f, NonLocalMean):
         (V,) = theta
-        kernel = [
-            [torch.exp(-((x[i] - x[j]) ** 2).sum() / f.bandwidth**2) for j in range(N)] for i in range(N)
-        ]
-        return torch.stack(
-            [V @ (sum(kernel[i][j] * x[j] for j in range(N)) / sum(kernel[i]) - x[i]) for i in range(N)]
-        )
+        kernel = [[torch.exp(-((x[i] - x[j]) ** 2).sum() / f.bandwidth**2) for j in range(N)] for i in range(N)]
+        return torch.stack([V @ (sum(kernel[i][j] * x[j] for j in range(N)) / sum(kernel[i]) - x[i]) for i in range(N)])
     V, A = theta
     kernel = [[torch.exp(x[i] @ A @ x[j]) for j in range(N)] for i in range(N)]
     return torch.stack([V @ sum(kernel[i][j] * x[j] for j in range(N)) / sum(kernel[i]) for i in range(N)])
@@ -145,9 +141,7 @@ def test_precision_of_the_input_is_kept(index, dtype):
     low = f(x.to(dtype), [part.to(dtype) for part in theta])
     assert low.dtype == dtype
     assert torch.allclose(low.double(), f(x, theta), atol=1e-4 if dtype == torch.float32 else 0)
-    assert f.lipschitz([part.to(dtype) for part in theta], 1.0) == pytest.approx(
-        f.lipschitz(theta, 1.0), rel=1e-6
-    )
+    assert f.lipschitz([part.to(dtype) for part in theta], 1.0) == pytest.approx(f.lipschitz(theta, 1.0), rel=1e-6)
 
 
 # symmetries
@@ -284,9 +278,7 @@ def test_convolution_bound_is_attained_by_the_adjoint_kernel(positions, channels
     f = Convolution(positions, channels, hidden, taps=taps)
     W = torch.randn(taps, hidden, channels)
     theta = W.flip(0).mT, W, torch.zeros(hidden)
-    assert f.jacobian_norm(torch.zeros(f.state_shape), theta).item() == pytest.approx(
-        f.lipschitz(theta), rel=1e-10
-    )
+    assert f.jacobian_norm(torch.zeros(f.state_shape), theta).item() == pytest.approx(f.lipschitz(theta), rel=1e-10)
 
 
 @given(positions=st.integers(1, 9), taps=st.sampled_from((1, 3, 5)))
@@ -296,9 +288,7 @@ def test_symbol_gives_the_exact_norm_of_a_convolution(positions, taps):
     centre = torch.zeros(taps, 1, 1)
     centre[taps // 2] = 1.0
     kernel = torch.randn(taps, 1, 1)
-    matrix = torch.stack(
-        [f(e[:, None], (centre, kernel, torch.zeros(1)))[:, 0] for e in torch.eye(positions)], 1
-    )
+    matrix = torch.stack([f(e[:, None], (centre, kernel, torch.zeros(1)))[:, 0] for e in torch.eye(positions)], 1)
     exact = torch.linalg.matrix_norm(matrix, 2).item()
     assert f.symbol(kernel).abs().max().item() == pytest.approx(exact, rel=1e-12)
     assert exact <= kernel.abs().sum().item() * (1 + 1e-12)
@@ -433,8 +423,7 @@ def test_dense_networks_of_any_transformation_have_the_gradient_of_the_plain_loo
     for l in range(1, L + 1):
         states.append(x0 + step * sum(f(states[k], kernel[l, k]) for k in range(l)))
     sources = [
-        tuple(map(torch.stack, zip(*(kernel[l, k] for l in range(k + 1, L + 1)), strict=True)))
-        for k in range(L)
+        tuple(map(torch.stack, zip(*(kernel[l, k] for l in range(k + 1, L + 1)), strict=True))) for k in range(L)
     ]
     engine = nonlocal_forward(x0, sources, transform=f, step=step)
     assert torch.allclose(engine, torch.stack(states), atol=1e-13)
@@ -489,9 +478,7 @@ def test_a_copy_from_another_process_is_the_same_map(index):
 
 def test_representation_tells_the_structure():
     assert repr(NonLocalMean(4, 2)) == "NonLocalMean(tokens=4, features=2, bandwidth=1.0)"
-    assert repr(GraphDiffusion(ring(6, 1))).startswith(
-        "GraphDiffusion(positions=6, edges=6, features=1, hidden=1"
-    )
+    assert repr(GraphDiffusion(ring(6, 1))).startswith("GraphDiffusion(positions=6, edges=6, features=1, hidden=1")
     with pytest.raises(TypeError, match="abstract"):
         Transformation()
 
@@ -508,9 +495,7 @@ def test_parameters_that_do_not_fit_are_named(index):
     for call in (lambda p: f(x, p), f.lipschitz, lambda p: f.jacobian_norm(x, p)):
         with pytest.raises(TypeError, match="theta: expected a tuple .*, received Tensor"):
             call(theta[0])
-        with pytest.raises(
-            ValueError, match=f"theta: expected {len(theta)} tensors .*, received {len(theta) + 1}"
-        ):
+        with pytest.raises(ValueError, match=f"theta: expected {len(theta)} tensors .*, received {len(theta) + 1}"):
             call((*theta, theta[0]))
         with pytest.raises(ValueError, match=rf"theta\[0\] \({name}\): expected shape .*, received"):
             call((theta[0][..., :-1], *theta[1:]))
@@ -518,14 +503,10 @@ def test_parameters_that_do_not_fit_are_named(index):
             call((theta[0].long(), *theta[1:]))
         with pytest.raises(TypeError, match=rf"theta\[{last}\] .*expected a torch.Tensor, received list"):
             call((*theta[:-1], [1.0]))
-        with pytest.raises(
-            ValueError, match=rf"theta\[0\] \({name}\): expected finite entries, received nan at"
-        ):
+        with pytest.raises(ValueError, match=rf"theta\[0\] \({name}\): expected finite entries, received nan at"):
             call((torch.full_like(theta[0], math.nan), *theta[1:]))
         if last:
-            with pytest.raises(
-                ValueError, match=rf"theta\[{last}\].*: expected dtype torch.float64 .*float32"
-            ):
+            with pytest.raises(ValueError, match=rf"theta\[{last}\].*: expected dtype torch.float64 .*float32"):
                 call((*theta[:-1], theta[-1].float()))
 
 
@@ -537,9 +518,7 @@ def test_states_that_do_not_fit_are_named(index):
         f(x[..., :-1], theta)
     with pytest.raises(ValueError, match=r"x: expected shape \(\.\.\., .*\), received \(\)"):
         f(torch.tensor(1.0), theta)
-    with pytest.raises(
-        ValueError, match="x: expected dtype torch.float64 like theta.*received torch.float32"
-    ):
+    with pytest.raises(ValueError, match="x: expected dtype torch.float64 like theta.*received torch.float32"):
         f(x.float(), theta)
     with pytest.raises(TypeError, match="x: expected a floating-point tensor"):
         f(x.long(), theta)
