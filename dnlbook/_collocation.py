@@ -56,20 +56,23 @@ def inverse_of(matrix: Tensor) -> Tensor | None:
 
 @dataclass
 class Attempt:
-    """What became of a panel: nodal values, defects at the check points, and by how much defects grow."""
+    """What became of a panel: nodal values, and the defects at the check points."""
 
     values: Tensor
     checks: Tensor
-    amplification: float = math.nan
-    inverse: Tensor | None = None
-    #: size of the terms that cancel in the defect
+    #: the largest defect, and the size of the terms that cancel in it
+    defect: float = math.inf
     terms: float = math.nan
+    #: of I - J when Newton's method was used; what Picard's sweeps made of their first step otherwise
+    inverse: Tensor | None = None
+    growth: float = 1.0
     #: why there is no solution, empty if there is one
     cause: str = ""
 
     @property
-    def defect(self) -> float:
-        return self.checks.abs().max().item()
+    def amplification(self) -> float:
+        """By how much the panel may amplify a defect."""
+        return self.growth if self.inverse is None else self.inverse.abs().sum(1).max().item()
 
 
 class PanelSolver:
@@ -79,9 +82,9 @@ class PanelSolver:
         self.equation = equation
         self.start, self.end, self.degree = start, end, degree
         self.length = end - start
-        self.tables = tables(degree, equation.like)
-        self.times = self._place(self.tables.times)
-        self.t, self.s = self._place(self.tables.t), self._place(self.tables.s)
+        self.tables = table = tables(degree, equation.like)
+        self.times, self.t, self.s = self._place(table.times), self._place(table.t), self._place(table.s)
+        self._lengths = table.lengths * self.length
 
     def _place(self, relative: Tensor) -> Tensor:
         scaled = relative * self.length
@@ -95,87 +98,106 @@ class PanelSolver:
 
     def kernel(self, x: Tensor, *, attached: bool = False) -> Tensor:
         """Return the kernel at the first quadrature points, given the states x there."""
-        return self.equation.kernel(self.t[: x.shape[0]], self.s[: x.shape[0]], x, attached=attached)
+        m = x.shape[0]
+        return self.equation.kernel(self.t[:m], self.s[:m], x, attached=attached)
 
-    def integral(self, values: Tensor) -> Tensor:
-        """Return the integral from the panel's start to each row, from the kernel's values."""
-        table, cut, n, d = self.tables, self.tables.node_points, self.degree, self.equation.size
-        sums = torch.matmul(table.gauss, values[:cut].view(n, -1, d))
-        if values.shape[0] == cut:
-            return sums * (table.lengths[:n] * self.length)
-        checks = torch.matmul(table.check_gauss, values[cut:].view(n, -1, d))
-        return torch.cat([sums, checks]) * (table.lengths * self.length)
+    def at_nodes(self, known: Tensor, values: Tensor) -> Tensor:
+        """Return the right-hand side at the nodes after the first, from the kernel's values."""
+        n, table = self.degree, self.tables
+        points = values[: table.node_sample.shape[0]].view(n, -1, self.equation.size)
+        return torch.addcmul(known[1 : n + 1], self._lengths[:n], torch.matmul(table.gauss, points))
+
+    def at_checks(self, known: Tensor, values: Tensor) -> Tensor:
+        """Return the right-hand side at the check points, from the kernel's values at all points."""
+        n, table = self.degree, self.tables
+        points = values[table.node_sample.shape[0] :].view(n, -1, self.equation.size)
+        return torch.addcmul(known[n + 1 :], self._lengths[n:], torch.matmul(table.check_gauss, points))
 
     def matrix(self, slopes: Tensor) -> Tensor:
         """Return I - J for the nodes after the first, from the kernel's slopes (in, m, out)."""
         n, d = self.degree, self.equation.size
         columns = slopes.view(d, n, -1, d).permute(1, 2, 0, 3).reshape(n, -1, d * d)
-        inner = torch.bmm(self.tables.integral, columns).view(n, n + 1, d, d)  # (node, node, in, out)
-        jacobian = inner[:, 1:].permute(0, 3, 1, 2).reshape(n * d, n * d)
-        return identity(n * d, slopes.dtype, slopes.device) - self.length * jacobian
+        inner = torch.bmm(self.tables.integral, columns)  # (row, node, in out)
+        if d > 1:
+            inner = inner.view(n, n, d, d).permute(0, 3, 1, 2)
+        return torch.sub(
+            identity(n * d, slopes.dtype, slopes.device), inner.reshape(n * d, n * d), alpha=self.length
+        )
 
-    def with_slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_slopes(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
         """Return the kernel (m, size) and its difference quotients (in, m, out), in one call."""
         d, m = self.equation.size, x.shape[0]
-        step = math.sqrt(torch.finfo(x.dtype).eps) * (x.abs().max().item() or 1.0)
-        shifted = x + step * _shifts(d, x.dtype, x.device)
-        t, s = (times[:m].expand(d + 1, m).reshape(-1) for times in (self.t, self.s))
+        # between rounding errors, which a linear kernel alone would see, and curvature
+        step = torch.finfo(x.dtype).eps ** (1 / 3) * (level or 1.0)
+        shifted = torch.add(x, _shifts(d, x.dtype, x.device), alpha=step)
+        t, s = (torch.cat([times[:m]] * (d + 1)) for times in (self.t, self.s))
         values = self.equation.kernel(t, s, shifted.view(-1, d)).view(d + 1, m, d)
-        return values[0], (values[1:] - values[0]) / step
+        return values[0], (values[1:] - values[0]).div_(step)
 
     def solve(
-        self, forcing: Tensor, guess: Tensor, *, rtol: float, atol: float, scale: float, max_iterations: int
+        self, known: Tensor, guess: Tensor, *, rtol: float, atol: float, scale: float, max_iterations: int
     ) -> Attempt:
-        """Solve x = forcing + integral at the nodes, forcing (2N + 1, size), from the guess (N + 1, size)."""
-        n, eps = self.degree, torch.finfo(forcing.dtype).eps
+        """Solve x = known + integral at the nodes, known (2N + 1, size), from the guess (N + 1, size)."""
+        table, eps = self.tables, torch.finfo(known.dtype).eps
         newton = self.equation.size <= _NEWTON_FIRST and self.newton_fits
-        checking, inverse, growth = newton, None, 1.0
+        checking, inverse = newton, None
         x = guess.clone()
-        x[0] = forcing[0]
+        x[0] = known[0]
+        stale = 0.01 if newton else 0.1  # a slower contraction calls for another Jacobian
+        level = scale
         sizes: list[float] = []
+
+        def is_settled() -> bool:
+            if sizes[-1] <= max(_ITERATION * (atol + rtol * level), 16 * eps * level):
+                return True
+            stalled = len(sizes) > 1 and sizes[-1] > 0.5 * sizes[-2]
+            return stalled and sizes[-1] <= 1e3 * eps * (level + self._terms(known, values))
+
         while len(sizes) <= max_iterations:
             fresh = newton and inverse is None
-            rows = 2 * n if checking and not fresh else n
-            samples = (self.tables.sample if rows > n else self.tables.sample[: self.tables.node_points]) @ x
+            samples = (table.sample if checking and not fresh else table.node_sample) @ x
             if fresh:
-                values, slopes = self.with_slopes(samples)
+                level = max(scale, x.abs().max().item())
+                values, slopes = self.with_slopes(samples, level)
                 inverse = inverse_of(self.matrix(slopes))
-                growth = math.nan if inverse is None else inverse.abs().sum(1).max().item()
             else:
                 values = self.kernel(samples)
-            defect = forcing[1 : rows + 1] + self.integral(values) - self.tables.rows[:rows] @ x
-            size = defect[:n].abs().max().item()
-            if not math.isfinite(size + growth):
-                return self._failed(x, self._overflow(forcing, samples))
-            sizes.append(size)
-            level = max(scale, x.abs().max().item())
-            settled = size <= max(_ITERATION * (atol + rtol * level), 16 * eps * level)
-            if not settled and len(sizes) > 1 and size > 0.5 * sizes[-2]:
-                settled = size <= 1e3 * eps * (level + self._terms(forcing, values))
-            if settled and rows == 2 * n:
-                growth = growth if newton else sum(sizes) / (sizes[0] or 1.0)
-                return Attempt(x, defect[n:], growth, inverse, self._terms(forcing, values))
-            if not settled and not fresh and len(sizes) > 1:
-                slow = size > 0.25 * sizes[-2] if newton else len(sizes) > 4 and size > 0.5 * sizes[-2]
-                if slow and self.newton_fits:  # take the Jacobian here, or where the sweeps began
-                    x = x if newton or size < sizes[0] else guess.clone()
-                    newton, checking, inverse = True, True, None
-                    continue
-                if size > 1e6 * sizes[0]:
-                    break
+            step = self.at_nodes(known, values) - x[1:]
+            sizes.append(step.abs().max().item())
+            if not math.isfinite(sizes[-1]) or (fresh and inverse is None):
+                return self._failed(x, self._overflow(known, samples))
+            settled = is_settled()
+            if settled:
+                level = max(scale, x.abs().max().item())
+                settled = is_settled()
+            if settled and samples.shape[0] > step.shape[0] * table.gauss.shape[0]:
+                checks = self.at_checks(known, values) - table.checks @ x
+                growth = sum(sizes) / (sizes[0] or 1.0)
+                defect = checks.abs().max().item()
+                return Attempt(x, checks, defect, self._terms(known, values), inverse, growth)
+            if sizes[-1] > 1e6 * sizes[0]:
+                break
             checking = checking or settled
-            step = defect[:n]
-            x[1:] += step if inverse is None else (inverse @ step.reshape(-1)).view(step.shape)
+            if inverse is not None:
+                x[1:].view(-1).addmv_(inverse, step.view(-1))
+                if not fresh and not settled and sizes[-1] > stale * sizes[-2]:
+                    inverse = None
+            elif len(sizes) > 4 and sizes[-1] > 0.5 * sizes[-2] and not settled and self.newton_fits:
+                newton = checking = True
+                if sizes[-1] > sizes[0]:
+                    x[1:] = guess[1:]
+            else:
+                x[1:] += step
         name = "Newton's" if newton else "Picard's"
         return self._failed(
             x, f"{name} iteration leaves a defect of {sizes[-1]:.1e} after {len(sizes)} sweeps"
         )
 
-    def _terms(self, forcing: Tensor, values: Tensor) -> float:
-        return forcing.abs().max().item() + self.length * values.abs().max().item()
+    def _terms(self, known: Tensor, values: Tensor) -> float:
+        return known.abs().max().item() + self.length * values.abs().max().item()
 
     def _failed(self, x: Tensor, cause: str) -> Attempt:
-        return Attempt(x, torch.full_like(x[1:], math.inf), cause=cause)
+        return Attempt(x, x, cause=cause)
 
     def _overflow(self, forcing: Tensor, samples: Tensor) -> str:
         """Raise when forcing or kernel are to blame, return the cause when the iteration is."""
@@ -228,7 +250,6 @@ class March:
             if isinstance(done, Finished):
                 self.finished.append(done)
                 self.history.push(done.panel)
-                self.scale = max(self.scale, done.panel.values.abs().max().item())
             else:
                 self._may_split(start, end, done)
                 middle = (start + end) / 2
@@ -278,6 +299,7 @@ class March:
             defect, level = attempt.defect, max(self.scale, attempt.values.abs().max().item())
             allowed = self.share * control.allowed(level)
             if control.degree is not None or defect <= allowed:
+                self.scale = level
                 return Finished(Panel(start, end, attempt.values), solver, history, known, attempt)
             if history is not None and self.history.may_refine:
                 gap, gap_before = self._history_gap(solver, history), gap
@@ -331,25 +353,24 @@ def error_estimate(equation: Equation, march: March) -> float:
     for part in march.finished:
         solver, x, checks = part.solver, part.panel.values, part.attempt.checks
         n, table = solver.degree, solver.tables
-        m = table.node_points
         carried = history.integral(solver.times[: n + 1])
         if part.history is not None:
             carried -= part.history[: n + 1]
-        bumps = check_sampler(n, equation.like)[:m] @ checks
+        bumps = check_sampler(n, equation.like) @ checks
         y = carried.clone()
         for _ in range(_ERROR_SWEEPS):
-            values = solver.kernel(table.sample[:m] @ (x + y) + bumps)
-            change = carried[1:] + part.known[1 : n + 1] + solver.integral(values) - x[1:] - y[1:]
+            values = solver.kernel(table.node_sample @ (x + y) + bumps)
+            change = carried[1:] + solver.at_nodes(part.known, values) - x[1:] - y[1:]
             if part.attempt.inverse is not None:
                 change = (part.attempt.inverse @ change.reshape(-1)).view(change.shape)
             y[1:] += change
-            error = torch.cat([y, table.rows[n:] @ y + checks])
+            error = torch.cat([y, table.checks @ y + checks])
             size = error.abs().max().item()
             if not change.abs().max().item() > 0.05 * size:
                 break
         worst = max(worst, size if math.isfinite(size) else math.inf)
         corrected = torch.empty(2 * n + 1, equation.size, dtype=x.dtype, device=x.device)
-        corrected[0::2], corrected[1::2] = x + y, table.rows[n:] @ (x + y) + checks
+        corrected[0::2], corrected[1::2] = x + y, table.checks @ (x + y) + checks
         history.push(Panel(part.panel.start, part.panel.end, corrected))
     return worst
 
@@ -383,10 +404,9 @@ def attach(march: March) -> list[Panel]:
     for part in march.finished:
         solver, x = part.solver, part.panel.values
         nodes = solver.times[: solver.degree + 1]
-        samples = solver.tables.sample[: solver.tables.node_points] @ x
         known = equation.forcing(nodes, attached=True) + history.integral(nodes)
-        inner = solver.integral(solver.kernel(samples, attached=True))
-        values = implicit(torch.cat([known[:1], known[1:] + inner]), adjoint(solver, x))
+        inner = solver.at_nodes(known, solver.kernel(solver.tables.node_sample @ x, attached=True))
+        values = implicit(torch.cat([known[:1], inner]), adjoint(solver, x))
         history.push(Panel(part.panel.start, part.panel.end, values))
     return history.panels
 
@@ -394,14 +414,14 @@ def attach(march: March) -> list[Panel]:
 def adjoint(solver: PanelSolver, x: Tensor) -> Callable[[Tensor], Tensor]:
     r"""Return the map from a cotangent to :math:`(I-J^\top)^{-1}` of it, J the panel's Jacobian at x."""
     n, d, table = solver.degree, solver.equation.size, solver.tables
-    m = table.node_points
+    m = table.node_sample.shape[0]
 
     def solve(cotangent: Tensor) -> Tensor:
-        pull = Pullback(lambda samples: solver.kernel(samples, attached=True), table.sample[:m] @ x)
+        pull = Pullback(lambda samples: solver.kernel(samples, attached=True), table.node_sample @ x)
 
         def transposed(q: Tensor) -> Tensor:
             spread = (q[1:] * (table.lengths[:n] * solver.length))[:, None] * table.gauss[:, None]
-            return table.sample[:m].mT @ pull(spread.reshape(m, d))
+            return table.node_sample.mT @ pull(spread.reshape(m, d))
 
         if solver.newton_fits:
             slopes = torch.stack([pull(one.expand(m, d)) for one in identity(d, x.dtype, x.device)], 2)

@@ -69,7 +69,9 @@ class Forcing:
                 f"forcing: expected a tensor or a function of t, received {type(forcing).__name__}"
             )
         name = "forcing" if self._function is None else "forcing(0)"
-        _checks.finite(name, _checks.same_kind(name, _checks.tensor(name, first), "t", grid))
+        _checks.same_kind(name, _checks.tensor(name, first), "t", grid)
+        if not math.isfinite(first.detach().sum().item()):
+            _checks.finite(name, first)
         self._first = first
         self.state = first.shape
         self._vectorized: bool | None = None

@@ -47,12 +47,11 @@ def lagrange(degree: int, points: Array) -> Array:
     """Return the matrix from values at the Lobatto nodes to values at points of [0, 1]."""
     gaps = points[:, None] - lobatto(degree)
     exact = gaps == 0
-    some = exact.any()
-    quotients = _barycentric(degree) / (np.where(exact, 1.0, gaps) if some else gaps)
-    rows: Array = quotients / quotients.sum(1, keepdims=True)
-    if some:
-        hits = exact.any(1)
-        rows[hits] = exact[hits]
+    hits = exact.any(1)
+    gaps[exact] = 1.0
+    rows: Array = _barycentric(degree) / gaps
+    rows /= rows.sum(1, keepdims=True)
+    rows[hits] = exact[hits]
     return rows
 
 
@@ -67,18 +66,14 @@ class Tables:
 
     times: Tensor  # (2N + 1,): 0, the nodes, the check points
     t: Tensor  # the time of each quadrature point's row
-    s: Tensor  # the quadrature points: N + 1 for each node, more for each check point
+    s: Tensor  # the quadrature points: N + 1 for each node, then more for each check point
     sample: Tensor  # (points, N + 1): nodes to quadrature points
-    rows: Tensor  # (2N, N + 1): nodes to nodes and check points
+    checks: Tensor  # (N, N + 1): nodes to check points
     gauss: Tensor  # (N + 1,): weights of a node's points on [0, 1]
     check_gauss: Tensor  # weights of a check point's points on [0, 1]
     lengths: Tensor  # (2N, 1): the rows' times
-    integral: Tensor  # (N, nodes, points): weight times sample, for the matrix of Newton's method
-
-    @property
-    def node_points(self) -> int:
-        """How many quadrature points belong to the nodes; they come first."""
-        return self.integral.shape[0] * self.gauss.shape[0]
+    integral: Tensor  # (N, N, N + 1): weights of each row on each quadrature point, by node after the first
+    node_sample: Tensor  # the part of sample that belongs to the nodes
 
 
 def _tensor(values: Array, like: Tensor) -> Tensor:
@@ -108,11 +103,12 @@ def _tables(degree: int, dtype: torch.dtype, device: torch.device) -> Tables:
         np.concatenate([np.repeat(nodes, len(points)), np.repeat(checks, len(more))]),
         s,
         sample,
-        lagrange(degree, ends),
+        lagrange(degree, checks),
         weights,
         more_weights,
         ends[:, None],
-        np.outer(nodes, weights)[:, None, :] * node_sample.transpose(0, 2, 1),
+        np.outer(nodes, weights)[:, None, :] * node_sample.transpose(0, 2, 1)[:, 1:],
+        sample[: degree * (degree + 1)],
     )
     with torch.inference_mode(False):  # the tables outlive the mode in which they are first needed
         return Tables(*(_tensor(array, _template(dtype, device)) for array in arrays))
@@ -166,9 +162,9 @@ class Panel:
 
     def at(self, times: Tensor) -> Tensor:
         """Return the polynomial at times (m,), which the caller keeps in the panel."""
-        relative = ((times - self.start) / self.length).clamp(0, 1)
-        matrix = lagrange(self.degree, relative.double().cpu().numpy())
-        return _tensor(matrix, times) @ self.values
+        relative = (times.double().cpu().numpy() - self.start) / self.length
+        matrix = lagrange(self.degree, np.minimum(np.maximum(relative, 0.0), 1.0))
+        return torch.from_numpy(matrix).to(times) @ self.values
 
 
 class History:
