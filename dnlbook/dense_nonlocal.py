@@ -75,7 +75,7 @@ def nonlocal_forward(
 ) -> Tensor:
     r"""Return all states of the dense network :math:`x^l=x^0+\tau\sum_{k<l}w_{lk}f(x^k,\theta^{l,k})` for any f.
 
-    Forward pass and adjoint are those of :func:`dense_forward`, with one state per layer kept; the
+    Forward pass and adjoint are those of :func:`dnlbook.dense.dense_forward`, with one state per layer kept; the
     derivative of f comes from autograd, one source at a time.
     Source: chapter *The dense non-local framework*.
 
