@@ -99,7 +99,9 @@ class PanelSolver:
     def kernel(self, x: Tensor, *, attached: bool = False) -> Tensor:
         """Return the kernel at the first quadrature points, given the states x there."""
         m = x.shape[0]
-        return self.equation.kernel(self.t[:m], self.s[:m], x, attached=attached)
+        whole = m == self.t.shape[0]
+        t, s = (self.t, self.s) if whole else (self.t[:m], self.s[:m])
+        return self.equation.kernel(t, s, x, attached=attached)
 
     def at_nodes(self, known: Tensor, values: Tensor) -> Tensor:
         """Return the right-hand side at the nodes after the first, from the kernel's values."""
@@ -141,53 +143,46 @@ class PanelSolver:
         table, eps = self.tables, torch.finfo(known.dtype).eps
         newton = self.equation.size <= _NEWTON_FIRST and self.newton_fits
         checking, inverse = newton, None
+        stale = 0.01 if newton else 0.1  # a slower contraction calls for another Jacobian
         x = guess.clone()
         x[0] = known[0]
-        stale = 0.01 if newton else 0.1  # a slower contraction calls for another Jacobian
-        level = scale
+        unknown = x[1:]
         sizes: list[float] = []
-
-        def is_settled() -> bool:
-            if sizes[-1] <= max(_ITERATION * (atol + rtol * level), 16 * eps * level):
-                return True
-            stalled = len(sizes) > 1 and sizes[-1] > 0.5 * sizes[-2]
-            return stalled and sizes[-1] <= 1e3 * eps * (level + self._terms(known, values))
-
         while len(sizes) <= max_iterations:
             fresh = newton and inverse is None
             samples = (table.sample if checking and not fresh else table.node_sample) @ x
+            level = max(scale, x.abs().max().item())
             if fresh:
-                level = max(scale, x.abs().max().item())
                 values, slopes = self.with_slopes(samples, level)
                 inverse = inverse_of(self.matrix(slopes))
             else:
                 values = self.kernel(samples)
-            step = self.at_nodes(known, values) - x[1:]
-            sizes.append(step.abs().max().item())
-            if not math.isfinite(sizes[-1]) or (fresh and inverse is None):
+            step = self.at_nodes(known, values) - unknown
+            size = step.abs().max().item()
+            sizes.append(size)
+            if not math.isfinite(size) or (fresh and inverse is None):
                 return self._failed(x, self._overflow(known, samples))
-            settled = is_settled()
-            if settled:
-                level = max(scale, x.abs().max().item())
-                settled = is_settled()
-            if settled and samples.shape[0] > step.shape[0] * table.gauss.shape[0]:
+            settled = size <= max(_ITERATION * (atol + rtol * level), 16 * eps * level)
+            if not settled and len(sizes) > 1 and size > 0.5 * sizes[-2]:  # perhaps for rounding errors alone
+                settled = size <= 1e3 * eps * (level + self._terms(known, values))
+            if settled and checking and not fresh:
                 checks = self.at_checks(known, values) - table.checks @ x
                 growth = sum(sizes) / (sizes[0] or 1.0)
                 defect = checks.abs().max().item()
                 return Attempt(x, checks, defect, self._terms(known, values), inverse, growth)
-            if sizes[-1] > 1e6 * sizes[0]:
+            if size > 1e6 * sizes[0]:
                 break
             checking = checking or settled
             if inverse is not None:
-                x[1:].view(-1).addmv_(inverse, step.view(-1))
-                if not fresh and not settled and sizes[-1] > stale * sizes[-2]:
+                unknown.view(-1).addmv_(inverse, step.view(-1))
+                if not fresh and not settled and size > stale * sizes[-2]:
                     inverse = None
-            elif len(sizes) > 4 and sizes[-1] > 0.5 * sizes[-2] and not settled and self.newton_fits:
+            elif len(sizes) > 4 and size > 0.5 * sizes[-2] and not settled and self.newton_fits:
                 newton = checking = True
-                if sizes[-1] > sizes[0]:
-                    x[1:] = guess[1:]
+                if size > sizes[0]:
+                    unknown.copy_(guess[1:])
             else:
-                x[1:] += step
+                unknown += step
         name = "Newton's" if newton else "Picard's"
         return self._failed(
             x, f"{name} iteration leaves a defect of {sizes[-1]:.1e} after {len(sizes)} sweeps"

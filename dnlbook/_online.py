@@ -19,7 +19,7 @@ from torch import Tensor
 from dnlbook._equation import ConvergenceError, Pullback, fixed_point, implicit, runaway
 
 #: steps of a block, which Picard sweeps solve together, for narrow and for wide states
-_BLOCK, _WIDE_BLOCK, _WIDE = 256, 128, 4
+_BLOCK, _WIDE_BLOCK, _WIDE = 256, 64, 4
 #: parts of a level that become one part of the next
 _RADIX = 8
 #: sweeps after which a block is solved step by step instead
@@ -52,8 +52,6 @@ class Online:
         self.residual = 0.0
         #: the largest state so far: what is below its rounding errors is not iterated further
         self._scale = 0.0
-        #: the sweep from which convergence is checked: one before the block before converged
-        self._hopeful = 0
         lags = torch.arange(self.block, device=known.device)
         self._toeplitz = weights[(lags[:, None] - lags).clamp_(min=0)].tril_()
         self._fit, self._continue = self._predictor()
@@ -71,7 +69,8 @@ class Online:
         x = np.linspace(-1, 1, self.block)
         degree = min(_PREDICTOR, self.block - 1)
         fit = np.linalg.pinv(np.polynomial.legendre.legvander(x, degree))
-        following = np.polynomial.legendre.legvander(x + 2, degree)
+        spacing = 2 / max(self.block - 1, 1)
+        following = np.polynomial.legendre.legvander(x + self.block * spacing, degree)
         like = self.values
         return torch.as_tensor(fit).to(like), torch.as_tensor(following).to(like)
 
@@ -83,22 +82,19 @@ class Online:
         else:
             images = self._local(start, known)
         y = torch.addmm(known, toeplitz, images)
-        for sweep in range(_SWEEPS):
+        level = max(self._scale, y.abs().max().item())
+        for _ in range(_SWEEPS):
             images = self._local(start, y)
             following = torch.addmm(known, toeplitz, images)
-            if sweep >= self._hopeful:
-                change = (following - y).abs().max().item()
-                level = max(self._scale, following.abs().max().item())
-                if change <= self._eps * level:
-                    self._scale = level
-                    self.values[start:end], self.images[start:end] = following, images
-                    self.residual = max(self.residual, change)
-                    self._hopeful = max(sweep - 1, 0)
-                    return
-                if not change < 1e3 * level:
-                    break
+            change = (following - y).abs().max().item()
             y = following
-        self._hopeful = 0
+            if change <= self._eps * level:
+                self._scale = max(self._scale, y.abs().max().item())
+                self.values[start:end], self.images[start:end] = y, images
+                self.residual = max(self.residual, change)
+                return
+            if not change < 1e3 * level:
+                break
         self._solve_steps(start, end)
 
     def _solve_steps(self, start: int, end: int) -> None:

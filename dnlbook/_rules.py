@@ -30,6 +30,17 @@ class RuleSolver:
         self.residual = 0.0
         #: the largest state so far: what is below its rounding errors is not iterated further
         self.scale = 0.0
+        #: the weights of sources that are not the last one; Gregory's change with the row
+        self._past = row_weights(rule, self.steps, len(self.steps))[:-1]
+
+    def _row(self, l: int) -> tuple[Tensor, float]:
+        """Return the weights of the sources before l, and the weight of l."""
+        if self.rule == "rectangle":
+            return self._past[:l], 0.0
+        if self.rule == "trapezoid":
+            return self._past[:l], 0.5 * self.steps[l - 1].item()
+        row = row_weights(self.rule, self.steps, l)
+        return row[:-1], row[-1].item()
 
     def solve(self) -> Tensor:
         """Return the states at the grid, shape (N + 1, size)."""
@@ -37,21 +48,22 @@ class RuleSolver:
         x = equation.forcing(grid).clone()
         check_forcing(grid, x)
         for l in range(1, len(grid)):
-            self.scale = max(self.scale, x[l - 1].abs().max().item())
-            row = row_weights(self.rule, self.steps, l)
+            weights, last = self._row(l)
             values = equation.kernel(grid[l], grid[:l], x[:l])
-            x[l] += row[:l] @ values
-            if not math.isfinite(x[l].sum().item()):
+            state = x[l].add_(weights @ values)
+            if not math.isfinite(state.sum().item()):
                 equation.blame(grid[l], grid[:l], x[:l], values)
                 raise ConvergenceError(
                     f"kernel: the states leave the range of {x.dtype} at t = {grid[l].item():g}; "
                     "the solution may blow up: shorten the interval or take a finer grid"
                 )
-            if self.rule != "rectangle":
-                x[l] = self._implicit(l, x[l].clone(), row[l], x[l - 1])
+            if last:
+                self.scale = max(self.scale, x[l - 1].abs().max().item())
+                guess = 3 * (x[l - 1] - x[l - 2]) + x[l - 3] if l > 2 else x[l - 1]
+                state.copy_(self._implicit(l, state.clone(), last, guess))
         return x
 
-    def _implicit(self, l: int, known: Tensor, weight: Tensor, guess: Tensor) -> Tensor:
+    def _implicit(self, l: int, known: Tensor, weight: float, guess: Tensor) -> Tensor:
         """Return the y with y = known + weight k(t_l, t_l, y)."""
         time = self.grid[l]
 
@@ -83,13 +95,13 @@ class RuleSolver:
 
     def _memory(self, x: Tensor, l: int) -> Tensor:
         """Return the sum of row l over the sources 0 .. l, without the last one when its weight is zero."""
-        sources = l if self.rule == "rectangle" else l + 1
-        values = self.equation.kernel(self.grid[l], self.grid[:sources], x[:sources], attached=True)
-        return row_weights(self.rule, self.steps, l)[:sources] @ values
+        weights = row_weights(self.rule, self.steps, l)[: l if self.rule == "rectangle" else l + 1]
+        sources = len(weights)
+        return weights @ self.equation.kernel(self.grid[l], self.grid[:sources], x[:sources], attached=True)
 
     def _last(self, x: Tensor, l: int) -> Tensor:
         values = self.equation.kernel(self.grid[l], self.grid[l : l + 1], x[None], attached=True)
-        return row_weights(self.rule, self.steps, l)[l] * values[0]
+        return self._row(l)[1] * values[0]
 
     def _adjoint(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         r"""Return the map to :math:`q_k=\bar x_k+\sum_{l\ge k}w_{lk}\,\partial_xk(t_l,t_k,x_k)^\top q_l`."""
