@@ -72,9 +72,18 @@ def draw_triangle(ax: Axes, depth: int | None) -> None:
     values[s[:, None] >= t[None, :]] = float("nan")
     if depth:
         line = {2: 2.0, 4: 1.6, 8: 1.0, 16: 0.6, 32: 0.3}.get(depth, 0.0)
-        ax.pcolormesh(edge, edge, values, cmap=MEMORY, norm=norm, rasterized=True, edgecolors=PAPER, linewidth=line)
+        ax.pcolormesh(
+            edge.numpy(),
+            edge.numpy(),
+            values.numpy(),
+            cmap=MEMORY,
+            norm=norm,
+            rasterized=True,
+            edgecolors=PAPER,
+            linewidth=line,
+        )
     else:
-        ax.imshow(values, origin="lower", extent=(0, 1, 0, 1), cmap=MEMORY, norm=norm, interpolation="nearest")
+        ax.imshow(values.numpy(), origin="lower", extent=(0, 1, 0, 1), cmap=MEMORY, norm=norm, interpolation="nearest")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     ax.set_aspect("equal")
     ax.set_axis_off()
