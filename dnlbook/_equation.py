@@ -25,6 +25,8 @@ class ConvergenceError(RuntimeError):
 def checked_grid(t: Any) -> Tensor:
     """Return t when it is a grid: a vector from 0 upwards, strictly increasing, at least two points."""
     grid = _checks.shape("t", t, ("points",)).detach()
+    if grid.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"t: expected dtype torch.float32 or torch.float64, received {grid.dtype}")
     if len(grid) < 2:
         raise ValueError(f"t: expected a grid of at least 2 points, received {len(grid)}")
     if grid[0].item() == 0.0 and grid.diff().min().item() > 0.0 and math.isfinite(grid[-1].item()):

@@ -25,7 +25,7 @@ _RADIX = 8
 #: sweeps after which a block is solved step by step instead
 _SWEEPS = 24
 #: degree of the polynomial that predicts a block from the block before
-_PREDICTOR = 5
+_PREDICTOR = 7
 #: a change of this many units in the last place is a fixed point
 _ROUNDING = 8
 

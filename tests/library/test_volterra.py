@@ -538,6 +538,7 @@ def linear(t, s, x):
         (torch.tensor([0.0]), "t: expected a grid of at least 2 points, received 1"),
         (torch.tensor([0.0, math.nan]), r"t: expected finite entries, received nan at index \(1,\)"),
         (torch.tensor([0.0, 1.0, math.inf]), "t: expected finite entries, received inf"),
+        (torch.arange(3).half(), r"t: expected dtype torch.float32 or torch.float64, received torch.float16"),
         (torch.zeros(2, 2), r"t: expected shape \(points\), received \(2, 2\)"),
     ],
 )
