@@ -82,7 +82,7 @@ class Online:
         else:
             images = self._local(start, known)
         y = torch.addmm(known, toeplitz, images)
-        level = max(self._scale, y.abs().max().item())
+        level = max(self._scale, known.abs().max().item())  # the guess may be far off
         for _ in range(_SWEEPS):
             images = self._local(start, y)
             following = torch.addmm(known, toeplitz, images)
