@@ -75,14 +75,22 @@ class Online:
         return torch.as_tensor(fit).to(like), torch.as_tensor(following).to(like)
 
     def _solve_block(self, start: int, end: int) -> None:
+        known = self.values[start:end]
+        if start:
+            predicted = self._continue[: end - start] @ (self._fit @ self.images[start - self.block : start])
+            if self._sweep(start, end, predicted):
+                return
+        # no prediction, or one so far off that the sweeps left the range of the nonlinearity
+        if not self._sweep(start, end, self._local(start, known)):
+            self._solve_steps(start, end)
+
+    def _sweep(self, start: int, end: int, images: Tensor) -> bool:
+        """Solve a block by Picard sweeps from a guess of its images; return whether they settled."""
         known, size = self.values[start:end], end - start
         toeplitz = self._toeplitz[:size, :size]
-        if start:
-            images = self._continue[:size] @ (self._fit @ self.images[start - self.block : start])
-        else:
-            images = self._local(start, known)
         y = torch.addmm(known, toeplitz, images)
-        level = max(self._scale, y.abs().max().item())
+        # the guess may be far off, and says nothing about the size of the states once there are any
+        level = max(self._scale, (known if start else y).abs().max().item())
         for _ in range(_SWEEPS):
             images = self._local(start, y)
             following = torch.addmm(known, toeplitz, images)
@@ -92,10 +100,10 @@ class Online:
                 self._scale = max(self._scale, y.abs().max().item())
                 self.values[start:end], self.images[start:end] = y, images
                 self.residual = max(self.residual, change)
-                return
-            if not change < 1e3 * level:
-                break
-        self._solve_steps(start, end)
+                return True
+            if not math.isfinite(change):
+                return False
+        return False
 
     def _solve_steps(self, start: int, end: int) -> None:
         """Solve a block that is too stiff for sweeps: step by step, implicit in the weight of lag 0."""
