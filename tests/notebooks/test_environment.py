@@ -51,8 +51,12 @@ def library_imports() -> set[str]:
 
 
 def notebook_imports(path: Path) -> set[str]:
+    """What a chapter imports; for a script that stands beside it, what that script imports."""
     code = [cell.source for cell in execute.read_source(path).cells if cell.cell_type == "code"]
-    return set().union(*map(imported, code))
+    names = set().union(*map(imported, code))
+    beside = {canonicalize_name(script.stem): script for script in path.parent.glob("*.py")}
+    scripts = names & set(beside)
+    return (names - scripts).union(*(imported(beside[name].read_text()) for name in scripts))
 
 
 def test_the_imports_of_a_cell_are_found() -> None:
@@ -62,6 +66,13 @@ def test_the_imports_of_a_cell_are_found() -> None:
 
 def test_the_library_declares_what_it_imports_and_nothing_else() -> None:
     assert library_imports() == set(CORE)
+
+
+def test_a_script_beside_a_chapter_counts_with_what_it_imports(tmp_path: Path) -> None:
+    chapter = tmp_path / "chapter.md"
+    chapter.write_text("```{code-cell} ipython3\nimport torch\nimport my_training\n```\n")
+    (tmp_path / "my_training.py").write_text("import sympy\n")
+    assert notebook_imports(chapter) == {"torch", "sympy"}
 
 
 @pytest.mark.parametrize("path", execute.sources(), ids=execute.chapter_name)
