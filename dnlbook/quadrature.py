@@ -71,18 +71,11 @@ def quadrature_weights(
             [0.5000, 1.0000, 1.0000, 0.5000]])
     """
     _checks.choice("rule", rule, RULES)
-    size = _checks.positive_int("depth", depth) + 1
-    weights = torch.ones(size, size, dtype=dtype, device=device).tril()
-    if rule == "rectangle":
-        return weights.fill_diagonal_(0.0)
-    ends = (1 / 2,) if rule == "trapezoid" else _GREGORY_END
-    for k, end in enumerate(ends[:size]):
-        weights[:, k].mul_(end)
-        weights.diagonal(-k).mul_(end)
-    starts = _GREGORY_START[: 2 * len(ends) - 1]
-    for row, start in zip(weights, starts, strict=False):
-        row[: len(start)] = torch.tensor(start, dtype=weights.dtype, device=weights.device)
-    return weights.tril_()
+    steps = torch.ones(_checks.positive_int("depth", depth), dtype=dtype, device=device)
+    weights = steps.new_zeros(len(steps) + 1, len(steps) + 1)
+    for l in range(1, len(weights)):
+        weights[l, : l + 1] = row_weights(rule, steps, l)
+    return weights
 
 
 def row_weights(rule: str, steps: Tensor, l: int) -> Tensor:
