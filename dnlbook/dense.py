@@ -142,8 +142,8 @@ class _Pass:
     def tiles(self, k: int) -> Iterator[tuple[slice, slice]]:
         return self.triangle.tiles(k, self.size)
 
-    def scratch(self) -> Tensor:
-        return self.V.new_empty(min(self.size, self.depth) * self.m * self.batch)
+    def scratch(self, targets: int | None = None) -> Tensor:
+        return self.V.new_empty((targets or min(self.size, self.depth)) * self.m * self.batch)
 
     def outer(self, pairs: slice, targets: slice, k: int) -> tuple[Tensor, float]:
         """Outer weights of a tile and a factor, whose product includes the coefficients."""
@@ -217,7 +217,8 @@ def _sweep_forward(run: _Pass, x0: Tensor, kept: list[Tensor] | None) -> Tensor:
             past = x[k].clone()
             x[k] = _fixed_point(lambda y, k=k, past=past: past + run.diagonal_term(k, y), past, f"layer {k}")  # type: ignore[misc]
         for targets, pairs in run.tiles(k):
-            h = run.features(pairs, x[k], run.scratch() if scratch is None else scratch)
+            # what is kept gets storage of its own size: a view would keep all of a larger one alive
+            h = run.features(pairs, x[k], run.scratch(pairs.stop - pairs.start) if scratch is None else scratch)
             if kept is not None:
                 kept.append(h)
             V, factor = run.outer(pairs, targets, k)
