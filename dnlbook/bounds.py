@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dnlbook import _checks
-from dnlbook.activations import Activation
+from dnlbook.activations import Activation, soft_threshold
 from dnlbook.budgets import Budget
 from dnlbook.complexities import Complexity, RademacherBound, Support, assembled, checked_depth, massart, probability
 from dnlbook.rademacher import random_signs, sample_of
@@ -146,6 +146,47 @@ class RecursionBound(RademacherBound):
         return sample_of(data)
 
 
+def learned_thresholds_bound(budget: Budget, learned: tuple[float, float], *, mode: str = "discrete") -> RecursionBound:
+    r"""Return the bound of the class whose thresholds :math:`\alpha,\beta\in[\alpha_-,\alpha_+]` are learned too,
+
+    .. math:: \kappa=2,\qquad B_b\to B_b+(\alpha_+-\alpha_-) .
+
+    A theorem for a fixed activation does not cover learned thresholds, and learning them costs in the bound.
+    It holds since :math:`|\sigma_{\alpha\beta}(h)-\sigma_{\alpha'\beta'}(h')|\le|h-h'|
+    +\max(|\alpha-\alpha'|,|\beta-\beta'|)`, by Maurer's contraction inequality for vectors.
+    Source: chapter *The structural term*.
+
+    Parameters
+    ----------
+    budget : Budget
+    learned : (float, float)
+        The range :math:`[\alpha_-,\alpha_+]`, fixed before the data.
+    mode : {"discrete", "gronwall", "continuous"}
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the range is not an interval of numbers of at least 0, or the mode is unknown.
+
+    Examples
+    --------
+    >>> learned_thresholds_bound(Budget(), (0.0, 2.0)).kappa
+    2.0
+    """
+    low, high = (_checks.nonnegative_float("learned", end) for end in learned)
+    if low > high:
+        raise ValueError(f"learned: expected an interval, received {learned!r}")
+    wider = replace(budget, Bb=budget.Bb + high - low)
+    return _LearnedThresholds(wider, soft_threshold(low), mode=mode, kappa=2.0)
+
+
+class _LearnedThresholds(RecursionBound):
+    def _assumptions(self) -> tuple[str, ...]:
+        first, _, _, *rest = super()._assumptions()
+        budgets = f"row budgets {self.budget}, where Bb counts the range of the thresholds, fixed before the data"
+        return (first, budgets, "soft thresholds that are learned within a range fixed before the data", *rest)
+
+
 @dataclass(frozen=True)
 class DepthTable:
     r"""A bound at several depths beside its limit.
@@ -200,7 +241,7 @@ def depth_limit(bound: RecursionBound, data: Tensor | Support, depths: Sequence[
     >>> round(table.rate, 2)
     -0.99
     """
-    if type(bound) is not RecursionBound:
+    if type(bound) not in (RecursionBound, _LearnedThresholds):
         raise TypeError(f"bound: expected a RecursionBound, received {type(bound).__name__}")
     if bound.mode != "discrete":
         raise ValueError(f"bound: expected the mode 'discrete', received {bound.mode!r}")

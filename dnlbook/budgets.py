@@ -167,6 +167,8 @@ def project_(net: nn.Module, budget: Budget) -> None:
             value.copy_(project_rows(value, getattr(budget, MATRICES[name])))
         else:
             value.clamp_(-getattr(budget, BIASES[name]), getattr(budget, BIASES[name]))
+    if isinstance(net, BudgetedNet) and net.thresholds is not None and net.learned is not None:
+        _checks.finite("thresholds", net.thresholds).clamp_(*net.learned)
 
 
 @torch.no_grad()
@@ -221,6 +223,9 @@ class BudgetedNet(nn.Module):
     activation : str or Activation
     copies : int, optional
         How many independent networks; one network without leading axis unless given.
+    learned : (float, float), optional
+        Learn the thresholds :math:`\alpha,\beta` of each hidden neuron, shared by the layers, within this range;
+        they start at those of the activation, which is a soft threshold.
     seed : int
         Of the initial parameters, which are normal numbers times half of the budget, projected.
     dtype : torch.dtype, optional
@@ -231,11 +236,14 @@ class BudgetedNet(nn.Module):
     W_in, b_in, V, W, b, W_out : Parameter
         Shapes ``(n, n_d)``, ``(n,)``, ``(L, n, m)``, ``(L, m, n)``, ``(L, m)``, ``(outputs, n)``, each
         behind an axis of length ``copies`` if that is given.
+    thresholds : Parameter or None
+        Shape ``(2, m)``, alpha and beta of each neuron, if they are learned.
 
     Raises
     ------
     ValueError, TypeError
-        If a size is not a positive int, the activation is unknown, or data do not fit.
+        If a size is not a positive int, the activation is unknown, the range of learned thresholds does not
+        hold those of the activation, or data do not fit.
 
     Examples
     --------
@@ -257,6 +265,7 @@ class BudgetedNet(nn.Module):
         outputs: int = 1,
         activation: str | Activation = "tanh",
         copies: int | None = None,
+        learned: tuple[float, float] | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -278,7 +287,20 @@ class BudgetedNet(nn.Module):
         self.W_in, self.b_in = normal(n, nd, bound=budget.B0), normal(n, bound=budget.Bb0)
         self.V, self.W = normal(L, n, m, bound=budget.BV), normal(L, m, n, bound=budget.BW)
         self.b, self.W_out = normal(L, m, bound=budget.Bb), normal(k, n, bound=budget.Bout)
+        self.learned = None if learned is None else self._range(learned)
+        start = torch.tensor(self.activation.thresholds, dtype=self.V.dtype).unsqueeze(1)
+        self.thresholds = None if learned is None else nn.Parameter(start.repeat(*lead, 1, m))
         project_(self, budget)
+
+    def _range(self, learned: tuple[float, float]) -> tuple[float, float]:
+        low, high = (_checks.nonnegative_float("learned", end) for end in learned)
+        if not all(low <= threshold <= high for threshold in self.activation.thresholds):
+            raise ValueError(
+                f"learned: expected a range that holds the thresholds of {self.activation.name}, received {learned!r}"
+            )
+        if not self.activation.name.startswith("soft_threshold"):
+            raise ValueError(f"activation: expected a soft threshold to learn, received {self.activation.name!r}")
+        return low, high
 
     @property
     def depth(self) -> int:
@@ -305,13 +327,19 @@ class BudgetedNet(nn.Module):
 
     def _states(self, data: Tensor) -> Tensor:
         x = data @ self.W_in.mT + self.b_in.unsqueeze(-2)
-        if self.V.ndim == 3:
+        if self.V.ndim == 3 and self.thresholds is None:
             return residual_forward(x, self.V, self.W, self.b, step=self.step, activation=self.activation)
         states = [x]
-        for V, W, b in zip(self.V.unbind(1), self.W.unbind(1), self.b.unbind(1), strict=True):
-            x = torch.baddbmm(x, self.activation(torch.baddbmm(b.unsqueeze(1), x, W.mT)), V.mT, alpha=self.step)
+        for V, W, b in zip(self.V.unbind(-3), self.W.unbind(-3), self.b.unbind(-2), strict=True):
+            x = x + self.step * self._activate(x @ W.mT + b.unsqueeze(-2)) @ V.mT
             states.append(x)
         return torch.stack(states)
+
+    def _activate(self, z: Tensor) -> Tensor:
+        if self.thresholds is None:
+            return self.activation(z)
+        alpha, beta = self.thresholds.unsqueeze(-2).unbind(-3)
+        return torch.relu(z - alpha) - torch.relu(-z - beta)
 
     def forward(self, data: Tensor) -> Tensor:
         """Return the outputs :math:`f`, shape ``(S, outputs)``, or ``(copies, S, outputs)``."""

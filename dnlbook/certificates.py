@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dnlbook import _checks
-from dnlbook.bounds import RecursionBound
+from dnlbook.bounds import RecursionBound, learned_thresholds_bound
 from dnlbook.budgets import Budget, BudgetedNet, row_norms
 from dnlbook.complexities import Complexity, exp, log_sum, probability
 from dnlbook.rademacher import RademacherEstimate
@@ -365,7 +365,10 @@ def posterior_certificate(
         j, rounded[name] = grid_level(norm)
         weight *= (2 / 3) / ((abs(j) + 1) * (abs(j) + 2))
     budget = Budget(**rounded, T=net.budget.T)
-    bound = RecursionBound(budget, net.activation, mode=mode).evaluate(data, net.depth)
-    result = certificate(bound, chosen, delta=whole * weight, two_sided=two_sided)
+    if net.learned is None:
+        bound = RecursionBound(budget, net.activation, mode=mode)
+    else:
+        bound = learned_thresholds_bound(budget, net.learned, mode=mode)
+    result = certificate(bound.evaluate(data, net.depth), chosen, delta=whole * weight, two_sided=two_sided)
     paid = f"union over the norms: delta times {weight:.3g}"
     return replace(result, delta=whole, union_weight=weight, budget=budget, assumptions=(*result.assumptions, paid))

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dnlbook import _checks
@@ -272,3 +273,43 @@ def assembled(
         failure,
         data_free,
     )
+
+
+def largest_states(
+    data: Tensor | Support, depth: int, budget: Budget, activation: str | Activation = "identity"
+) -> Tensor:
+    r"""Return :math:`X_s^L\ge|x^L(d^s)|_\infty` for each datum and every network of the class, shape ``(S,)``.
+
+    .. math:: X^{l+1}_s=X^l_s+\tau B_VL_\sigma(B_WX^l_s+B_b-\min(\alpha,\beta))_+,\qquad
+              X^0_s=B_0\|d^s\|_\infty+B_{b0} .
+
+    Source: chapter *Depth-uniform bounds and their limit*.
+
+    Parameters
+    ----------
+    data : Tensor, shape ``(S, n_d)``, or Support
+    depth : int
+    budget : Budget
+    activation : str or Activation
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the sample is empty, the depth is not positive, or the activation is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> largest_states(torch.ones(1, 2), 2, Budget())
+    tensor([2.2500], dtype=torch.float64)
+    """
+    sigma, L = named_activation(activation), checked_depth(depth)
+    if isinstance(data, Support):
+        size = torch.full((data.samples,), data.radius, dtype=torch.float64)
+    else:
+        size = sample_of(data).abs().amax(1)
+    state = budget.B0 * size + budget.Bb0
+    for _ in range(L):
+        excess = (budget.BW * state + budget.Bb - min(sigma.thresholds)).relu()
+        state = state + budget.T / L * budget.BV * sigma.lipschitz * excess
+    return state

@@ -269,13 +269,22 @@ def exact_rademacher_linear(
     0.5
     """
     sample = sample_of(data)
-    vectors, exhaustive = _signs_or_default(signs, len(sample), n_signs, seed)
+    vectors, exhaustive = signs_or_default(signs, len(sample), n_signs, seed)
     values = linear_suprema(sample, depth, budget, vectors)
     mean, se = _mean(values, exhaustive)
     return RademacherEstimate(mean, se, values, "exact", mean, len(sample))
 
 
-def _signs_or_default(signs: Tensor | None, count: int, n_signs: int, seed: int) -> tuple[Tensor, bool]:
+def signs_or_default(signs: Tensor | None, count: int, n_signs: int, seed: int) -> tuple[Tensor, bool]:
+    """Return the sign vectors to use, and whether they are all there are.
+
+    Source: chapter *Rademacher complexity through layers*.
+
+    Examples
+    --------
+    >>> signs_or_default(None, 3, 100, 0)[0].shape
+    torch.Size([8, 3])
+    """
     if signs is None:
         return _default_signs(count, _checks.positive_int("n_signs", n_signs), seed)
     vectors = checked_signs(signs, count)
@@ -434,7 +443,7 @@ def empirical_rademacher(
     if signs is None:
         vectors, every = random_signs(n_signs, len(sample), seed=seed), False
     else:
-        vectors, every = _signs_or_default(signs, len(sample), n_signs, seed)
+        vectors, every = signs_or_default(signs, len(sample), n_signs, seed)
     ascent = _Ascent(sample, L, budget, named_activation(activation), n, restarts, seed)
     block = max(1, _BLOCK // (restarts * (len(sample) * n * (L + 1) + 2 * L * n * n)))
     reached = torch.cat([ascent.run(part, steps, warm_start) for part in torch.split(vectors, block)]) / len(sample)

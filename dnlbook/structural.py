@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dnlbook import _checks
 from dnlbook.activations import Activation
 from dnlbook.bounds import RecursionBound
 from dnlbook.budgets import Budget
 from dnlbook.complexities import Complexity, Support, checked_depth, log
-from dnlbook.rademacher import mean_abs_sums, random_signs, sample_of
+from dnlbook.rademacher import mean_abs_sums, random_signs, sample_of, signs_or_default
 
 _BLOCK = 4_000_000
+#: small enough for the cache
+_SMALL_BLOCK = 100_000
+#: values that differ by less are equal
+_TIE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -151,3 +156,102 @@ class StructuralBound(RecursionBound):
             constants=saved * count / dead if 0 < dead < math.inf else torch.full_like(saved, math.nan),
             largest_state=float(state.max()),
         )
+
+
+def structural_constant_1d(
+    x: Tensor, alpha: float, bound: float = 1.0, *, n_signs: int = 2000, seed: int = 0, signs: Tensor | None = None
+) -> dict[str, float]:
+    r"""Return the structural constant of the class :math:`h_s=tx_s`, :math:`|t|\le B`, and its lower forms.
+
+    With the soft threshold :math:`\sigma`, which is zero on :math:`[-\alpha,\alpha]`,
+
+    .. math:: C^{exact}=\frac1{2\alpha}\Bigl(B\,\mathbb E\Bigl|\sum_s\varepsilon_sx_s\Bigr|
+              -\mathbb E\max_{|t|\le B}\Bigl|\sum_s\varepsilon_s\sigma(tx_s)\Bigr|\Bigr).
+
+    The maximum is that of a piecewise linear function of t with kinks at :math:`\alpha/|x_s|`.
+    Source: chapter *The structural term*.
+
+    Parameters
+    ----------
+    x : Tensor, shape ``(S,)``
+    alpha : float
+        Threshold, above 0.
+    bound : float
+        :math:`B`, above 0.
+    n_signs, seed : int
+        Random sign vectors if S is above 12; below, the expectations run over all :math:`2^S`.
+    signs : Tensor, shape ``(N, S)``, optional
+        Use these sign vectors.
+
+    Returns
+    -------
+    dict of str to float
+        ``exact``; ``tel``, the telescoping form :math:`\frac1{4\alpha}\sum_k\mathbb E\delta_k`, which depends on
+        how ties between maximizers are broken; ``corr``, the positive part of
+        :math:`\frac1{2\alpha}\mathbb E\sum_s\varepsilon_s\min(\max(\hat h_s,-\alpha),\alpha)`; ``ray``,
+        :math:`\frac1{2\alpha}\int_0^B(\mathbb E|\sum_s\varepsilon_sx_s|
+        -\mathbb E|\sum_{u|x_s|>\alpha}\varepsilon_sx_s|)\,du`; and ``cap``, the upper bound
+        :math:`\min\{\sqrt S(1+2B)/(4\alpha),S\}` in the theorem of arXiv 2602.20921.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If x is empty or not a vector, a number is not above 0, or the signs do not fit.
+
+    Examples
+    --------
+    >>> constants = structural_constant_1d(torch.ones(4), alpha=0.5)
+    >>> constants["exact"], constants["ray"], constants["cap"]
+    (0.75, 0.75, 3.0)
+    """
+    points = sample_of(_checks.shape("x", x, ("S",)).unsqueeze(1))[:, 0]
+    a, B = _checks.positive_float("alpha", alpha), _checks.positive_float("bound", bound)
+    vectors, _ = signs_or_default(signs, len(points), n_signs, seed)
+    kinks = a / points.abs()
+    t = torch.cat([kinks[kinks < B], kinks.new_tensor([B])])
+    line = t.unsqueeze(1) * points
+    shrunk = line.sign() * (line.abs() - a).relu()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for block in torch.split(vectors, max(1, _SMALL_BLOCK // len(t))):
+        total = block @ shrunk.T
+        side, best = _first_maximizer(total)
+        sums[0] += (B * (block @ points).abs() - total.abs().amax(1)).sum()
+        sums[1] += _telescoped(block, line, shrunk, total - block[:, :1] * shrunk[:, 0])
+        clipped = side.unsqueeze(1) * line[best].clamp(-a, a)
+        sums[2] += (block * clipped).sum()
+        sums[3] += _ray(block, points, a, B)
+    exact, tel, corr, ray = (sums / (2 * a * len(vectors))).tolist()
+    cap = min(math.sqrt(len(points)) * (1 + 2 * B) / (4 * a), float(len(points)))
+    return {"exact": exact, "tel": tel, "corr": max(corr, 0.0), "ray": ray, "cap": cap}
+
+
+def _first_maximizer(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign and index of the first entry of largest size in each row; ties are ties up to rounding."""
+    size = values.abs()
+    best = (size >= size.amax(1, keepdim=True) - _TIE).to(torch.uint8).argmax(1)
+    negative = values.gather(1, best.unsqueeze(1))[:, 0] < -_TIE
+    return torch.where(negative, -1.0, 1.0).to(values.dtype), best
+
+
+def _telescoped(signs: Tensor, line: Tensor, shrunk: Tensor, rest: Tensor) -> Tensor:
+    """Half of the sum of delta_k over k and the sign vectors; rest holds the sum without the sample k = 0."""
+    total = signs.new_zeros(())
+    for k in range(signs.shape[1]):
+        plus, at = _first_maximizer(rest + shrunk[:, k])
+        minus, back = _first_maximizer(rest - shrunk[:, k])
+        length = (plus * line[at, k] - minus * line[back, k]).abs()
+        total += (length - (plus * shrunk[at, k] - minus * shrunk[back, k]).abs()).sum() / 2
+        if k + 1 < signs.shape[1]:
+            rest = rest + signs[:, k : k + 1] * line[:, k] - signs[:, k + 1 : k + 2] * shrunk[:, k + 1]
+    return total
+
+
+def _ray(signs: Tensor, points: Tensor, alpha: float, bound: float) -> Tensor:
+    """The integral of |sum| - |sum over the samples that are alive at u|, summed over the sign vectors."""
+    ordered, order = points.abs().sort(descending=True)
+    partial = (signs * points)[:, order].cumsum(1).abs()
+    partial = torch.cat([partial.new_zeros(len(partial), 1), partial], 1)
+    # j samples are alive for u between the thresholds alpha / |x| of the sample j and of the next one
+    ends = (alpha / ordered).clamp(max=bound)
+    ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([bound])])
+    return ((partial[:, -1:] - partial) * ends.diff()).sum()
