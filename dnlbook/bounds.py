@@ -16,10 +16,10 @@ from dnlbook import _checks
 from dnlbook.activations import Activation, soft_threshold
 from dnlbook.budgets import Budget
 from dnlbook.complexities import Complexity, RademacherBound, Support, assembled, checked_depth, massart, probability
-from dnlbook.rademacher import random_signs, sample_of
+from dnlbook.rademacher import all_signs, random_signs, sample_of
 
 MODES = ("discrete", "gronwall", "continuous")
-LINEAR = ("massart", "mc")
+LINEAR = ("massart", "mc", "exact")
 
 
 class RecursionBound(RademacherBound):
@@ -30,7 +30,7 @@ class RecursionBound(RademacherBound):
               g=\Bigl(1+\frac{cT}L\Bigr)^L\ \text{or}\ e^{cT},
 
     with :math:`c=\kappa B_VB_W` and :math:`\ell\ge\mathbb E\max_j|\sum_s\varepsilon_sd^s_j|` by Massart's lemma
-    or by Monte Carlo.  It is an equality for :math:`\sigma=\mathrm{id}` with the exact :math:`\ell`.
+    or by Monte Carlo.  For :math:`\sigma=\mathrm{id}`, ``mode="discrete"`` and ``linear="exact"`` it is an equality.
     Source: chapters *Rademacher complexity through layers* and *Depth-uniform bounds and their limit*.
 
     Parameters
@@ -40,7 +40,8 @@ class RecursionBound(RademacherBound):
     mode : {"discrete", "gronwall", "continuous"}
         ``"discrete"``: depth L.  ``"gronwall"``: every depth at once.  ``"continuous"``: parameters in
         :math:`C([0,T])\cap H^1`; the number is that of Grönwall.
-    linear : {"massart", "mc"}
+    linear : {"massart", "mc", "exact"}
+        Massart's lemma, a mean over random sign vectors, or the mean over all :math:`2^S` of them, S up to 20.
     n_signs, seed : int
         Sign vectors of the Monte Carlo mean.
     mc_delta : float, optional
@@ -51,8 +52,8 @@ class RecursionBound(RademacherBound):
     Raises
     ------
     ValueError, TypeError
-        If a name is unknown, kappa is too small for the activation, mc_delta is outside (0, 1), or mc is
-        asked for a support.
+        If a name is unknown, kappa is too small for the activation, mc_delta is outside (0, 1), or a
+        linear term other than Massart's is asked for a support.
 
     Examples
     --------
@@ -83,7 +84,7 @@ class RecursionBound(RademacherBound):
         self.n_signs, self.seed = _checks.positive_int("n_signs", n_signs), seed
         self.mc_delta = None if mc_delta is None else probability("mc_delta", mc_delta)
         if mc_delta is not None and linear != "mc":
-            raise ValueError("mc_delta: expected None with linear='massart', which has no random error")
+            raise ValueError(f"mc_delta: expected None with linear={linear!r}, which has no random error")
 
     def log_growth(self, depth: int | None) -> float:
         r"""Return :math:`\log g`: :math:`L\log(1+cT/L)`, or :math:`cT`.
@@ -133,16 +134,18 @@ class RecursionBound(RademacherBound):
         if self.linear == "massart":
             return massart(data), 0.0, data.samples if isinstance(data, Support) else len(data)
         sample = self._sample(data)
-        signs = random_signs(self.n_signs, len(sample), seed=self.seed)
-        error = 0.0
+        signs, error = self._signs(len(sample)), 0.0
         if self.mc_delta is not None:
             spread = float(sample.abs().amax(1).square().sum().sqrt())
             error = spread * math.sqrt(2 * math.log(1 / self.mc_delta) / self.n_signs)
         return float((signs @ sample).abs().amax(1).mean()), error, len(sample)
 
+    def _signs(self, count: int) -> Tensor:
+        return all_signs(count) if self.linear == "exact" else random_signs(self.n_signs, count, seed=self.seed)
+
     def _sample(self, data: Tensor | Support) -> Tensor:
         if isinstance(data, Support):
-            raise ValueError("data: expected a sample for linear='mc', received a Support; use linear='massart'")
+            raise ValueError(f"data: expected a sample for linear={self.linear!r}, received a Support")
         return sample_of(data)
 
 

@@ -284,9 +284,11 @@ class BudgetedNet(nn.Module):
         def normal(*shape: int, bound: float) -> nn.Parameter:
             return nn.Parameter(0.5 * bound * torch.randn(*lead, *shape, generator=generator, dtype=dtype))
 
+        # the ends come first: networks of one seed and different depths share them
         self.W_in, self.b_in = normal(n, nd, bound=budget.B0), normal(n, bound=budget.Bb0)
+        self.W_out = normal(k, n, bound=budget.Bout)
         self.V, self.W = normal(L, n, m, bound=budget.BV), normal(L, m, n, bound=budget.BW)
-        self.b, self.W_out = normal(L, m, bound=budget.Bb), normal(k, n, bound=budget.Bout)
+        self.b = normal(L, m, bound=budget.Bb)
         self.learned = None if learned is None else self._range(learned)
         start = torch.tensor(self.activation.thresholds, dtype=self.V.dtype).unsqueeze(1)
         self.thresholds = None if learned is None else nn.Parameter(start.repeat(*lead, 1, m))

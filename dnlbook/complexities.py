@@ -278,7 +278,7 @@ def assembled(
 def largest_states(
     data: Tensor | Support, depth: int, budget: Budget, activation: str | Activation = "identity"
 ) -> Tensor:
-    r"""Return :math:`X_s^L\ge|x^L(d^s)|_\infty` for each datum and every network of the class, shape ``(S,)``.
+    r"""Return :math:`X_s^L\ge|x^L(d^s)|_\infty` for each datum and every network of the class.
 
     .. math:: X^{l+1}_s=X^l_s+\tau B_VL_\sigma(B_WX^l_s+B_b-\min(\alpha,\beta))_+,\qquad
               X^0_s=B_0\|d^s\|_\infty+B_{b0} .
@@ -291,6 +291,10 @@ def largest_states(
     depth : int
     budget : Budget
     activation : str or Activation
+
+    Returns
+    -------
+    Tensor, shape ``(S,)``, or ``(1,)`` for a support, where all data are alike
 
     Raises
     ------
@@ -305,7 +309,7 @@ def largest_states(
     """
     sigma, L = named_activation(activation), checked_depth(depth)
     if isinstance(data, Support):
-        size = torch.full((data.samples,), data.radius, dtype=torch.float64)
+        size = torch.tensor([data.radius], dtype=torch.float64)
     else:
         size = sample_of(data).abs().amax(1)
     state = budget.B0 * size + budget.Bb0

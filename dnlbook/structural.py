@@ -17,7 +17,7 @@ from dnlbook.activations import Activation
 from dnlbook.bounds import RecursionBound
 from dnlbook.budgets import Budget
 from dnlbook.complexities import Complexity, Support, checked_depth, log
-from dnlbook.rademacher import mean_abs_sums, random_signs, sample_of, signs_or_default
+from dnlbook.rademacher import mean_abs_sums, sample_of, signs_or_default
 
 _BLOCK = 4_000_000
 #: small enough for the cache
@@ -106,10 +106,10 @@ class StructuralBound(RecursionBound):
             squares = ordered.square().cumsum(0).amax(1)
             lin = math.sqrt(2 * math.log(2 * sample.shape[1])) * squares.sqrt()
         else:
-            signs = random_signs(self.n_signs, len(sample), seed=self.seed)[:, order]
+            signs = self._signs(len(sample))[:, order]
             lin = torch.zeros(len(sample), dtype=torch.float64)
             for block in torch.split(signs, max(1, _BLOCK // sample.numel())):
-                lin += (block.unsqueeze(2) * ordered).cumsum(1).abs().amax(2).sum(0) / self.n_signs
+                lin += (block.unsqueeze(2) * ordered).cumsum(1).abs().amax(2).sum(0) / len(signs)
             if self.mc_delta is not None:
                 # S prefixes share the probability of failure
                 scale = math.sqrt(2 * math.log(len(sample) / self.mc_delta) / self.n_signs)
