@@ -144,7 +144,7 @@ class StructuralBound(RecursionBound):
         saved = torch.tensor(saving, dtype=torch.float64)
         return StructuralComplexity(
             log(value / count),
-            {"recursion": plain / count, "structural": (value - plain) / count},
+            {"recursion": plain / count, "structural": min(value - plain, 0.0) / count},
             count,
             budget.Bout,
             self._assumptions(),

@@ -215,6 +215,49 @@ def test_covers_use_a_valid_sensitivity_and_stay_above_what_is_reached():
     )
 
 
+@pytest.mark.parametrize("speed", [None, 0.0, 1.5])
+def test_covers_are_their_formula(speed):
+    n, m, nd, L, S, T = 4, 3, 5, 6, 300, 0.9
+    if speed is None:
+        bound, spread = ParameterCoverBound(BUDGET, "tanh", width=n, hidden=m), 1.0
+    else:
+        bound, spread = LipschitzPathBound(BUDGET, "tanh", width=n, hidden=m, path_lipschitz=speed), 2.0
+    result = bound.evaluate(Support(S, nd, 1.0), L)
+    X = float(largest_states(Support(S, nd, 1.0), L, BUDGET, "tanh"))
+    lift = math.exp(0.8 * 1.5 * T) * (nd + 1)
+    layer = T * math.exp(0.8 * 1.5 * T) * (m * (1.5 * X + 0.4) + 0.8 * (n * X + 1))
+
+    def value(cell):
+        count = n * nd * math.log1p(2.4 / cell) + n * math.log1p(0.6 / cell)
+        layers = n * m * math.log1p(1.6 / cell) + n * m * math.log1p(3 / cell) + m * math.log1p(0.8 / cell)
+        if speed is None:
+            count += L * layers
+        else:
+            count += layers + (2 * n * m + m) * math.ceil(speed * T / cell) * math.log(3)
+        return (lift + spread * layer) * cell + X * math.sqrt(2 * (count + math.log(2)) / S)
+
+    cell = result.terms["width"] / (lift + spread * layer)
+    assert result.value == pytest.approx(value(cell), rel=1e-9)
+    assert result.value <= min(value(cell * factor) for factor in (0.25, 0.5, 0.9, 1.1, 2.0, 4.0)) * 1.001
+
+
+def test_paths_that_share_their_cells_differ_by_at_most_two_widths():
+    """Sequences with the same cells at the nodes i eps / K, of step K tau at most; both extremes occur."""
+    speed, cell, L, T = 1.0, 0.25, 64, 1.0
+    generator = torch.Generator().manual_seed(0)
+    moves = (torch.rand(4000, L - 1, generator=generator) * 2 - 1) * speed * T / L
+    moves[:2000] = moves[:2000].sign() * speed * T / L
+    paths = torch.cat([torch.rand(4000, 1, generator=generator) * 0.05, moves], 1).cumsum(1)
+    nodes = (torch.arange(0, math.ceil(speed * T / cell) + 1) * cell / speed * L / T).long().clamp(max=L - 1)
+    cells = torch.floor(paths[:, nodes] / cell)
+    assert (cells.diff(dim=1).abs() <= 1).all()
+    widest = 0.0
+    for name in cells.unique(dim=0):
+        group = paths[(cells == name).all(1)]
+        widest = max(widest, float((group.amax(0) - group.amin(0)).max()))
+    assert cell < widest <= 2 * cell
+
+
 def test_covers_in_depth_and_samples():
     cover = ParameterCoverBound(BUDGET, "tanh", width=6)
     paths = LipschitzPathBound(BUDGET, "tanh", width=6, path_lipschitz=1.0)

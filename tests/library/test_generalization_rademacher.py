@@ -199,3 +199,11 @@ def test_bad_input_is_refused():
         mean_abs_sum(-1)
     with pytest.raises(ValueError, match="name: expected one of"):
         empirical_rademacher(data, 1, Budget(), "gelu")
+
+
+def test_control_variate_is_exact_for_a_frozen_class():
+    """Then each supremum is a multiple of the linear one, and the regression leaves no noise at all."""
+    data = sample(30, 4)
+    frozen = empirical_rademacher(data, 4, Budget(), soft_threshold(1.0), steps=5)
+    start = exact_rademacher_linear(data, 4, Budget(BV=0.0), seed=1)
+    assert frozen.mean == pytest.approx(start.mean, rel=1e-6) and frozen.se == pytest.approx(start.se, rel=1e-3)
