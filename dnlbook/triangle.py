@@ -86,6 +86,12 @@ def _take(values: Tensor, places: Tensor) -> Tensor:
     return picked.view(*places.shape, *values.shape[1:])
 
 
+def _length(parts: Tensor) -> Tensor:
+    """The root of the sum of squares, with derivative 0 at 0."""
+    length: Tensor = torch.linalg.vector_norm(parts)
+    return length
+
+
 @dataclass(frozen=True)
 class TriangleMesh:
     r"""The P1 mesh on :math:`\Delta=\{0\le s\le t\le T\}` with nodes :math:`(t_l,s_k)`, :math:`0\le k\le l\le L`.
@@ -239,7 +245,7 @@ class TriangleMesh:
         >>> float(TriangleMesh(4).h1_seminorm(torch.ones(15)))
         0.0
         """
-        return torch.linalg.vector_norm(self._slopes(self._nodal("values", values)))
+        return _length(self._slopes(self._nodal("values", values)))
 
     def l2_norm(self, values: Tensor, mass: str = "exact") -> Tensor:
         r"""Return a norm of :math:`L^2(\Delta)`, exact for P1 functions or by a nodal quadrature.
@@ -259,7 +265,7 @@ class TriangleMesh:
         >>> [round(float(TriangleMesh(1).l2_norm(torch.ones(3), mass)) ** 2, 6) for mass in MASSES]
         [0.5, 0.5, 0.5]
         """
-        return torch.linalg.vector_norm(self._values(self._nodal("values", values), mass))
+        return _length(self._values(self._nodal("values", values), mass))
 
     def h1_norm(self, values: Tensor, mass: str = "exact") -> Tensor:
         r"""Return :math:`(|E_L\theta|^2_{H^1}+\|\theta\|^2)^{1/2}` with the mass of :meth:`l2_norm`; differentiable.
@@ -278,7 +284,7 @@ class TriangleMesh:
         True
         """
         nodal = self._nodal("values", values)
-        return torch.linalg.vector_norm(torch.cat([self._slopes(nodal), self._values(nodal, mass)]))
+        return _length(torch.cat([self._slopes(nodal), self._values(nodal, mass)]))
 
     def _slopes(self, values: Tensor) -> Tensor:
         """Numbers whose squares add up to the energy."""
@@ -413,9 +419,9 @@ class TriangleMesh:
         slack = 1e-9 * self.horizon if t.dtype == torch.float64 else 1e-5 * self.horizon
         outside = ~((s >= -slack) & (s <= t + slack) & (t <= self.horizon + slack))
         if bool(outside.any()):
-            first = outside.nonzero()[0].tolist()
-            point = f"({t[tuple(first)].item():.6g}, {s[tuple(first)].item():.6g})"
-            raise ValueError(f"t, s: expected 0 <= s <= t <= {self.horizon:g}, received {point} at index {first}")
+            bad = outside.nonzero()[0].tolist()
+            point = f"({t[tuple(bad)].item():.6g}, {s[tuple(bad)].item():.6g})"
+            raise ValueError(f"t, s: expected 0 <= s <= t <= {self.horizon:g}, received {point} at index {bad}")
         x, y = t.to(nodal) / self.step, s.to(nodal) / self.step
         l = x.detach().floor().long().clamp(0, self.depth - 1)
         k = torch.minimum(y.detach().floor().long().clamp(min=0), l)
@@ -424,7 +430,7 @@ class TriangleMesh:
         middle_l, middle_k = torch.where(below, l + 1, l), torch.where(below, k, k + 1)
         corners = [(l, k), (middle_l, middle_k), (l + 1, k + 1)]
         low, middle, high = (_take(nodal, self._layout.mirror[i, j]) for i, j in corners)
-        first, last = torch.where(below, a, b), torch.where(below, b, a)
-        extra = (1,) * (nodal.ndim - 1)
-        first, last = first.view(*t.shape, *extra), last.view(*t.shape, *extra)
-        return low + first * (middle - low) + last * (high - middle)
+        shape = (*t.shape, *(1,) * (nodal.ndim - 1))
+        first, last = torch.where(below, a, b).view(shape), torch.where(below, b, a).view(shape)
+        point_values: Tensor = low + first * (middle - low) + last * (high - middle)
+        return point_values
