@@ -141,8 +141,9 @@ class LearningProblem:
             raise ValueError(
                 f"theta: expected shape (..., {self.width_of_control}), received {tuple(array.shape)}"
             )
-        V, W, b = array.split([n * m, m * n, m], dim=-1)
-        return V.unflatten(-1, (n, m)), W.unflatten(-1, (m, n)), b
+        V, W, b = torch.split(array, [n * m, m * n, m], dim=-1)
+        front = array.shape[:-1]
+        return V.reshape(*front, n, m), W.reshape(*front, m, n), b
 
     def join(self, V: Tensor, W: Tensor, b: Tensor) -> Tensor:
         """Return the control ``(..., p)`` of V ``(..., n, m)``, W ``(..., m, n)`` and b ``(..., m)``.
@@ -294,7 +295,7 @@ def objective(problem: LearningProblem, theta: Tensor) -> Tensor:
     return fit + 0.5 * problem.alpha * norm(theta, "reflected").square()
 
 
-Running = Callable[[Triple], Tensor]
+Running = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def hamiltonian(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from dnlbook.networks import DenseNonLocal, ResNet
 from dnlbook.volterra import VIESolution, solve_vie
 
 Network = DenseNonLocal | ResNet
-Kernel = Callable[[float, float], Triple]
+Kernel = Callable[[Any, Any], Triple]
 
 
 def _linearize(sigma: Activation, theta: Triple, x: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,19 +192,23 @@ class CostateSolution:
 
     def state(self, times: Tensor | float) -> Tensor:
         """Return the states at times in [0, T], shape ``(*times.shape, ..., n)``."""
-        return self._state(times)
+        return self._shaped(self._state(times))
 
     def costate(self, times: Tensor | float) -> Tensor:
         """Return the costates p at times in [0, T], shape ``(*times.shape, ..., n)``."""
         end = self.t[-1]
-        return self._reversed(end - torch.as_tensor(times, dtype=end.dtype, device=end.device))
+        return self._shaped(self._reversed(end - torch.as_tensor(times, dtype=end.dtype, device=end.device)))
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        """From one axis of samples to those of x0."""
+        return values.reshape(*values.shape[:-2], *self.g.shape)
 
 
 def _vectorized(path: Kernel, like: Tensor) -> Callable[[Tensor, Tensor], Triple]:
     """The kernel as a function of m pairs of times."""
     if not callable(path):
         raise TypeError(f"path: expected a function of (t, s), received {type(path).__name__}")
-    together = torch.func.vmap(path)  # type: ignore[arg-type]
+    together: Callable[[Tensor, Tensor], Triple] = torch.func.vmap(path)
 
     def one_by_one(t: Tensor, s: Tensor) -> Triple:
         V, W, b = zip(*(path(float(u), float(v)) for u, v in zip(t, s, strict=True)), strict=True)
@@ -282,10 +288,10 @@ def costate_equation(
         raise ValueError(f"x0: expected shape (..., n) with at least one state, received {tuple(array.shape)}")
     _checks.finite("x0", _checks.same_kind("x0", array, "t", grid))
     theta, batch = _vectorized(path, array), array.reshape(-1, array.shape[-1])
-    options = {"rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}
+    solve = partial(solve_vie, rtol=rtol, atol=atol, max_evaluations=max_evaluations)
 
     def parameters(later: Tensor, earlier: Tensor) -> Triple:
-        V, W, b = theta(*torch.broadcast_tensors(later, earlier))
+        V, W, b = theta(*torch.broadcast_tensors(later, earlier))  # type: ignore[no-untyped-call]
         width, hidden = batch.shape[1], V.shape[-1]
         _checks.shape("path(t, s), V", V, (len(V), width, hidden))
         _checks.shape("path(t, s), W", W, (len(V), hidden, width))
@@ -302,7 +308,7 @@ def costate_equation(
         z = x @ W.mT + b.unsqueeze(1)
         return ((cotangent @ V) * sigma.derivative(z)) @ W
 
-    state = solve_vie(feature, batch, grid, **options)
+    state = solve(feature, batch, grid)
     final = state.x[-1].reshape(array.shape)
     atom = g(final) if callable(g) else g
     _checks.same_kind("g", _checks.shape("g", atom, tuple(array.shape)), "x0", array)
@@ -318,7 +324,7 @@ def costate_equation(
         x = state(end - r)
         return pulled_back(end - u, end - r, x.expand_as(p), p)
 
-    backward = solve_vie(kernel, forcing, end - grid.flip(0), **options)
+    backward = solve(kernel, forcing, end - grid.flip(0))
     shape = (len(grid), *array.shape)
     return CostateSolution(
         grid,
