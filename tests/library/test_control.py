@@ -242,7 +242,7 @@ def problem(**changes) -> LearningProblem:
         "hidden": 3,
         "readout": torch.randn(1, 2),
     } | changes
-    return LearningProblem(*(arguments.pop(name) for name in ("x0", "target", "alpha")), **arguments)
+    return LearningProblem(**arguments)
 
 
 @pytest.mark.parametrize("penalty", ["h1", "l2"])
