@@ -372,6 +372,45 @@ class TriangleMesh:
         spectrum = spectrum * _column(self._layout.scale / self._frequency_weights(), spectrum)
         return self._transform(self._layout.cosines, spectrum)
 
+    def riesz(self, functional: Tensor, mass: str = "reflected") -> Tensor:
+        r"""Return nodal values of the function u that represents a linear functional in the H1 inner product,
+
+        .. math:: \langle u,v\rangle_{H^1}=\sum_{l\ge k}c_{lk}v_{lk}\quad\text{for all nodal values }v .
+
+        Its squared norm :math:`c\cdot u` is that of the functional; its inverse is the capacity of the functional.
+        With the reflected mass the equations are diagonal in cosines; the lumped mass differs in three corners only.
+
+        Parameters
+        ----------
+        functional : Tensor, shape ``(N, *p)``
+            The coefficients :math:`c_{lk}`.
+        mass : {"reflected", "lumped"}
+
+        Raises
+        ------
+        ValueError
+            If the mass is not a nodal one or the coefficients do not have N entries in front.
+
+        Examples
+        --------
+        >>> mesh = TriangleMesh(4)
+        >>> mean = mesh.mass("lumped")  # the functional "integral of v" is represented by 1
+        >>> torch.allclose(mesh.riesz(mean, "lumped"), torch.ones(mesh.size, dtype=torch.float64))
+        True
+        """
+        c, layout = self._nodal("functional", functional), self._layout
+        if _checks.choice("mass", mass, MASSES[1:]) == "reflected":
+            twice = _column(1 + (layout.l == layout.k).double(), c)
+            spectrum = self._transform(layout.cosines, c * twice)
+            return self._transform(layout.cosines, spectrum * _column(0.5 / self._frequency_weights() ** 2, c))
+        corners = layout.mirror[[0, -1, -1], [0, 0, -1]]
+        peaks = c.new_zeros(self.size, 3)
+        peaks[corners, [0, 1, 2]] = 1.0
+        rest, response = self.riesz(c), self.riesz(peaks)  # K + E D E^T by Woodbury's formula
+        gap = (self.mass("lumped") - self.mass("reflected"))[corners].to(c)
+        strength: Tensor = torch.linalg.solve((1 / gap).diag() + response[corners], rest[corners].reshape(3, -1))
+        return rest - (response @ strength).view(rest.shape)
+
     def _transform(self, matrix: Tensor, values: Tensor) -> Tensor:
         """The symmetric square of values, transformed in both variables, on the triangle again."""
         A, width = matrix.to(values), self.depth + 1

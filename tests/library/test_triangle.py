@@ -180,6 +180,18 @@ def test_sobolev_variables_differentiate(depth):
         assert torch.autograd.gradcheck(lambda v, mass=mass: mesh.h1_norm(v, mass), values)
 
 
+@settings(deadline=None, max_examples=25)
+@given(size=sizes, mass=st.sampled_from(["lumped", "reflected"]), seed=st.integers(0, 99))
+def test_a_functional_is_represented(size, mass, seed):
+    depth, horizon, shape = size
+    mesh = TriangleMesh(depth, horizon)
+    c, other = random_values(mesh, shape, seed), random_values(mesh, shape, seed + 1)
+    u = mesh.riesz(c, mass)
+    assert u.shape == c.shape
+    plus, minus = (mesh.h1_norm(u + sign * other, mass) ** 2 for sign in (1, -1))
+    torch.testing.assert_close((plus - minus) / 4, (c * other).sum(), rtol=1e-10, atol=1e-10)
+
+
 def test_norms_have_a_finite_gradient_at_zero():
     mesh = TriangleMesh(3)
     zero = torch.zeros(mesh.size, 2, requires_grad=True)
@@ -255,6 +267,10 @@ def test_bad_input_is_named():
         mesh.h1_norm(good, "full")
     with pytest.raises(ValueError, match="mass: expected one of 'lumped', 'reflected'"):
         mesh.mass("exact")
+    with pytest.raises(ValueError, match="mass: expected one of 'lumped', 'reflected', received 'exact'"):
+        mesh.riesz(good, "exact")
+    with pytest.raises(ValueError, match="functional: expected 6 nodal values"):
+        mesh.riesz(torch.zeros(5))
     with pytest.raises(IndexError, match="row"):
         mesh.row(3)
     with pytest.raises(IndexError, match=r"expected 0 <= k <= l <= 2, received \(1, 2\)"):
