@@ -17,7 +17,6 @@ from dnlbook.successive_approximation import (
     successive_approximation,
 )
 
-
 AXES = (2, 2, 1)
 NOT_FINITE = torch.full((10, 6), math.inf, dtype=torch.float64)
 
@@ -42,7 +41,8 @@ def random_control(problem, depth, scale=1.0, seed=1):
 
 def cost(problem, theta, depth):
     """J by the plain loop, differentiable."""
-    V, W, b = (part.expand(len(theta), *part.shape[-axes:]) for part, axes in zip(problem.split(theta), AXES, strict=True))
+    parts = zip(problem.split(theta), AXES, strict=True)
+    V, W, b = (part.expand(len(theta), *part.shape[-axes:]) for part, axes in parts)
     tau = problem.horizon / depth
     x = dense_loop(problem.x0, (V, W, b), step=tau, activation=problem.activation)[-1]
     y = x if problem.readout is None else x @ problem.readout.mT
