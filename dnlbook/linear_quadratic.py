@@ -170,7 +170,7 @@ class LinearQuadraticProblem:
         True
         """
         low, high = self._bounds()
-        return 0.5 * (high - low) + 1e-13 * high
+        return 0.5 * abs(high - low) + 1e-13 * max(high, low)
 
     def _bounds(self) -> tuple[float, float]:
         if self.a == 0:
@@ -240,7 +240,7 @@ def _limit_functional(rate: float, horizon: float) -> _LimitFunctional:
     """Raise the degree until the two bounds agree to rounding, or the highest degree is reached."""
     for degree in _DEGREES:
         limit = _bounds_of_degree(rate, horizon, degree)
-        if limit.upper - limit.lower <= 1e-12 * limit.upper:
+        if abs(limit.upper - limit.lower) <= 1e-12 * limit.upper:
             break
     return limit
 
@@ -281,4 +281,4 @@ def _bounds_of_degree(rate: float, horizon: float, degree: int) -> _LimitFunctio
     start = np.concatenate([horizon * root * T, horizon * root * S, root * (source + 2)])[:, 0]
     best = np.linalg.lstsq(columns, -start, rcond=1e-9)[0]
     rest = start + columns @ best
-    return _LimitFunctional(float(lower), max(float(rest @ rest), float(lower)), degree, riesz)
+    return _LimitFunctional(float(lower), float(rest @ rest), degree, riesz)

@@ -71,7 +71,7 @@ def _layout(depth: int) -> _Layout:
         reflected=ends[l] * ends[k] * (1 - 0.5 * (l == k).double()),
         # the angle is reduced in integers: no rounding for large i l
         cosines=torch.cos(math.pi / depth * (torch.outer(i, i) % (2 * depth)).double()),
-        scale=torch.where(l == k, 1.0, 0.5**0.5).double(),
+        scale=0.5 ** (0.5 * (l != k).double()),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dnlbook.dense import pair_index
 from dnlbook.figures import triangle_mesh
 from dnlbook.networks import DenseNonLocal
-from dnlbook.triangle import MASSES, TriangleMesh
+from dnlbook.triangle import MASSES, TriangleMesh, _layout
 
 sizes = st.tuples(st.integers(1, 9), st.sampled_from([0.5, 1.0, 2.0]), st.lists(st.integers(1, 3), max_size=2))
 
@@ -167,6 +167,21 @@ def test_sobolev_variables_are_an_isometry(size, seed):
     # polarized: the basis is orthonormal, not only of length one
     plus, minus = (mesh.h1_norm(values + sign * other, "reflected") ** 2 for sign in (1, -1))
     torch.testing.assert_close((z * w).sum(), (plus - minus) / 4, rtol=1e-10, atol=1e-10)
+
+
+def test_a_mesh_does_not_depend_on_the_default_dtype_at_its_first_use():
+    _layout.cache_clear()
+    torch.set_default_dtype(torch.float32)
+    mesh = TriangleMesh(6)
+    values = random_values(mesh).double()
+    norms = [mesh.h1_norm(values, mass) for mass in MASSES]
+    z, u = mesh.nodal_to_sobolev(values), mesh.riesz(values, "lumped")
+    _layout.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    for mass, norm in zip(MASSES, norms, strict=True):
+        assert float(norm) == float(mesh.h1_norm(values, mass))
+    assert torch.equal(z, mesh.nodal_to_sobolev(values)) and torch.equal(u, mesh.riesz(values, "lumped"))
+    torch.testing.assert_close(mesh.sobolev_to_nodal(z), values, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
