@@ -29,7 +29,8 @@ class LearningProblem:
     The control :math:`\theta=(V,W,b)` is given by its values at the nodes of a
     :class:`~dnlbook.triangle.TriangleMesh`, a tensor of shape ``(N, p)`` with :math:`p=nm+mn+m`; each row
     holds V, W and b one after the other, row by row.  The depth of the network is read off from N.
-    Source: chapters *Costates of a Volterra equation* and *Γ-convergence of optimal values*.
+    Source: chapters *Backpropagation is a Volterra equation in reverse* and
+    *Optimal values converge with depth*.
 
     Parameters
     ----------
@@ -231,7 +232,7 @@ def data_term(problem: LearningProblem, theta: Tensor) -> Tensor:
     r"""Return :math:`\Phi_L(\theta)`, the loss of the network that samples the control at its pairs k < l.
 
     The nodes on the diagonal do not enter.
-    Source: chapter *Costates of a Volterra equation*.
+    Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
     Parameters
     ----------
@@ -263,7 +264,7 @@ def data_term(problem: LearningProblem, theta: Tensor) -> Tensor:
 def objective(problem: LearningProblem, theta: Tensor) -> Tensor:
     r"""Return :math:`J_L(\theta)=\Phi_L(\theta)+\frac\alpha2\|\theta\|^2`, data term and penalty.
 
-    Source: chapter *Γ-convergence of optimal values*.
+    Source: chapter *Optimal values converge with depth*.
 
     Parameters
     ----------
@@ -307,7 +308,7 @@ def hamiltonian(
 
     One control serves all samples, hence the sum.  With the final cotangent g in place of p it is the
     Hamiltonian of the terminal row.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from dnlbook import _checks
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 from dnlbook.dense import Triple, pair_index
+from dnlbook.flows import read_path
 from dnlbook.networks import DenseNonLocal, ResNet
 from dnlbook.volterra import VIESolution, solve_vie
 
@@ -79,7 +80,7 @@ def costate(net: Network, x0: Tensor, g: Tensor) -> Tensor:
 
     The derivative of the loss with respect to :math:`x^0` is their sum.  In a residual network, where
     :math:`\theta^{l,k}=\theta^k`, the sum :math:`a^k=\sum_{l\ge k}q^l` is its adjoint.
-    Source: chapter *Costates of a Volterra equation*.
+    Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def gradient(net: Network, x0: Tensor, g: Tensor) -> Triple:
 
     .. math:: \frac{\partial\Phi}{\partial\theta^{l,k}}=\tau\,\partial_\theta f(x^k,\theta^{l,k})^{\top}q^l .
 
-    Source: chapter *Costates of a Volterra equation*.
+    Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def gradient(net: Network, x0: Tensor, g: Tensor) -> Triple:
 class CostateSolution:
     r"""State and costate of a Volterra equation at the times of a grid, and at any time between.
 
-    Source: chapter *Costates of a Volterra equation*.
+    Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
     Attributes
     ----------
@@ -211,7 +212,8 @@ def _vectorized(path: Kernel, like: Tensor) -> Callable[[Tensor, Tensor], Triple
     together: Callable[[Tensor, Tensor], Triple] = torch.func.vmap(path)
 
     def one_by_one(t: Tensor, s: Tensor) -> Triple:
-        V, W, b = zip(*(path(float(u), float(v)) for u, v in zip(t, s, strict=True)), strict=True)
+        times = zip(t.tolist(), s.tolist(), strict=True)
+        V, W, b = zip(*(read_path(lambda u, v=v: path(u, v), u) for u, v in times), strict=True)  # type: ignore[misc]
         return torch.stack(V), torch.stack(W), torch.stack(b)
 
     start = like.new_zeros(1)
@@ -243,7 +245,7 @@ def costate_equation(
     The costate of the loss is p plus the atom g at t = T; the derivative in :math:`x^0` is
     :math:`g+\int_0^Tp\,dt`.  Both equations go to :func:`~dnlbook.volterra.solve_vie`, the second in the time
     T - s.
-    Source: chapter *Costates of a Volterra equation*.
+    Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
     Parameters
     ----------
@@ -296,6 +298,8 @@ def costate_equation(
         _checks.shape("path(t, s), V", V, (len(V), width, hidden))
         _checks.shape("path(t, s), W", W, (len(V), hidden, width))
         _checks.shape("path(t, s), b", b, (len(V), hidden))
+        for name, part in (("V", V), ("W", W), ("b", b)):
+            _checks.same_kind(f"path(t, s), {name}", part, "x0", batch)
         return V, W, b
 
     def feature(t: Tensor, s: Tensor, x: Tensor) -> Tensor:

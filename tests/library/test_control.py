@@ -25,6 +25,7 @@ from dnlbook.dense import dense_loop
 from dnlbook.networks import DenseNonLocal, PlainNet, ResNet
 from dnlbook.residual import residual_loop
 from dnlbook.triangle import TriangleMesh
+from dnlbook.volterra import ConvergenceError
 
 SIZES = st.integers(1, 5)
 CASES = {
@@ -224,6 +225,17 @@ def test_the_costate_equation_refuses_what_does_not_fit() -> None:
         costate_equation(linear_path, x0, lambda x: x / 0, t)
     with pytest.raises(ValueError, match="W: expected shape"):
         costate_equation(lambda t, s: (torch.ones(1, 2), torch.ones(1, 1), torch.ones(2)), x0, x0, t)
+    with pytest.raises(ValueError, match=r"W: expected dtype torch.float64 like x0, received torch.float32"):
+        costate_equation(lambda t, s: (torch.ones(1, 1), torch.ones(1, 1).float(), torch.ones(1)), x0, x0, t)
+    with pytest.raises(ValueError, match=r"path\(.*\): expected a triple"):
+        costate_equation(lambda t, s: torch.ones(1, 1), x0, x0, t)
+    with pytest.raises(ValueError, match="kernel: expected finite values, received nan"):
+        costate_equation(lambda t, s: (torch.full((1, 1), math.nan), torch.ones(1, 1), torch.ones(1)), x0, x0, t)
+    with pytest.raises(ConvergenceError):
+        rough = lambda t, s: (torch.ones(1, 1) * abs(torch.as_tensor(s) - 0.3) ** 0.1, torch.ones(1, 1), x0[0])  # noqa: E731
+        costate_equation(rough, x0, x0, t, max_evaluations=2000)
+    with pytest.raises(ValueError, match="times: expected times in"):
+        costate_equation(linear_path, x0, x0, t).costate(1.5)
     with pytest.raises(ValueError, match=r"V: expected shape .*, received"):
         costate_equation(lambda t, s: (torch.ones(2, 1), torch.ones(1, 2), torch.ones(1)), x0, x0, t)
     with pytest.raises(ValueError, match="t: expected a strictly increasing grid"):
