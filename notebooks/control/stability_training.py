@@ -27,10 +27,10 @@ from dnlbook.dense import pair_index
 STORE = Path(__file__).with_suffix(".npz")
 WIDTH = 8
 STEPS = 200  # of the optimizer
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 TUNING, SEEDS = tuple(range(100, 104)), tuple(range(10))
 NOISE, DRAWS = 0.02, 8  # standard deviation added to every parameter, and how often
-BEGIN = 30  # steps after which losses are stored, so that the chapter can repeat the start of every training
+BEGIN = 10  # steps after which losses are stored, so that the chapter can repeat the start of every training
 NUDGE = 1e-12  # relative change of the first weights, to see whether a training forgets its rounding errors
 MEASURED = ("loss", "correct", "test", "noisy", "slope")
 
