@@ -158,14 +158,13 @@ class ControlProblem(ABC):
             _checks.same_kind("readout", self.readout, "x0", self.x0)
         _checks.finite("target", _checks.shape("target", self.target, (samples, outputs)))
         _checks.same_kind("target", self.target, "x0", self.x0)
-        alpha = _checks.nonnegative_float("alpha", self.alpha)
-        last = alpha if self.terminal_alpha is None else self.terminal_alpha
         checked = {
-            "alpha": alpha,
-            "terminal_alpha": _checks.nonnegative_float("terminal_alpha", last),
+            "alpha": _checks.nonnegative_float("alpha", self.alpha),
             "activation": named_activation(self.activation),
             "horizon": _checks.positive_float("horizon", self.horizon),
         }
+        if self.terminal_alpha is not None:
+            checked["terminal_alpha"] = _checks.nonnegative_float("terminal_alpha", self.terminal_alpha)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -173,6 +172,11 @@ class ControlProblem(ABC):
     def width(self) -> int:
         """The width n of the states."""
         return self.x0.shape[1]
+
+    @property
+    def row_alpha(self) -> float:
+        """The weight of the last row, alpha unless terminal_alpha is given."""
+        return self.alpha if self.terminal_alpha is None else self.terminal_alpha
 
     @property
     @abstractmethod
@@ -254,7 +258,7 @@ class ControlProblem(ABC):
         p = costate(net, self.x0, miss if self.readout is None else miss @ self.readout)
         p[:-1] /= tau
         l, k = _pairs(depth)
-        alpha = torch.where(l == depth, float(self.terminal_alpha or 0.0), self.alpha).to(theta)
+        alpha = torch.where(l == depth, self.row_alpha, self.alpha).to(theta)
         running = 0.5 * (self.weights(depth) * alpha * theta.square().sum(1)).sum()
         value = 0.5 * len(self.x0) * miss.square().sum() + running
         return float(value), PointwiseHamiltonian(self, x[k], p[l], alpha, theta)
@@ -321,10 +325,10 @@ class FeatureControl(ControlProblem):
             _checks.finite(f"features, {name}", _checks.same_kind(f"features, {name}", part, "x0", self.x0))
         if self.bound is not None:
             object.__setattr__(self, "bound", _checks.positive_float("bound", self.bound))
-        elif self.alpha == 0 or self.terminal_alpha == 0:
+        elif self.alpha == 0 or self.row_alpha == 0:
             raise ValueError(
                 f"alpha, terminal_alpha: expected numbers above 0, received {self.alpha!r} and "
-                f"{self.terminal_alpha!r}; without a cost a row needs a bound"
+                f"{self.row_alpha!r}; without a cost a row needs a bound"
             )
 
     @property

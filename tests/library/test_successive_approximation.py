@@ -49,7 +49,7 @@ def cost(problem, theta, depth):
     total = 0.5 * (y - problem.target).square().sum() / len(y)
     for k in range(depth):
         for l in range(k + 1, depth + 1):
-            weight = tau * problem.terminal_alpha if l == depth else tau**2 * problem.alpha
+            weight = tau * problem.row_alpha if l == depth else tau**2 * problem.alpha
             total = total + 0.5 * weight * theta[pair_index(l, k, depth)].square().sum()
     return total
 
@@ -178,7 +178,7 @@ def test_all_ways_to_end():
     assert successive_approximation(problem, 8, rho=1.0, tolerance=1e-10).status == "converged"
     few = successive_approximation(problem, 8, rho=1.0, max_iterations=3)
     assert few.status == "max_iterations" and few.iterations == 3
-    far = successive_approximation(replace(problem, alpha=0.1, terminal_alpha=0.1), 8, divergence=10.0)
+    far = successive_approximation(replace(problem, alpha=0.1), 8, divergence=10.0)
     assert far.status == "diverged" and far.values[-1] > 10 * far.values[0]
 
 
@@ -248,7 +248,8 @@ def test_single_precision_stays_single():
         ({"target": torch.ones(4, 2, dtype=torch.float32)}, "target: expected dtype"),
         ({"readout": torch.ones(1, 3)}, "readout: expected shape"),
         ({"alpha": -1.0}, "alpha: expected a number of at least 0"),
-        ({"alpha": 0.0, "terminal_alpha": 0.0}, "alpha, terminal_alpha: expected numbers above 0"),
+        ({"alpha": 0.0}, "alpha, terminal_alpha: expected numbers above 0"),
+        ({"terminal_alpha": -1.0}, "terminal_alpha: expected a number of at least 0"),
         ({"terminal_alpha": 0.0}, "without a cost a row needs a bound"),
         ({"bound": 0.0}, "bound: expected a number above 0"),
         ({"horizon": 0.0}, "horizon: expected a number above 0"),
