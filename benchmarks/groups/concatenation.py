@@ -10,12 +10,18 @@ from torch.nn import functional as F
 
 from benchmarks.groups.floor import gemm_floor
 from benchmarks.groups.gradients import distance, gradient
+from benchmarks.groups.ideas import concatenation_in_blocks
 from benchmarks.record import Goal
 from benchmarks.timing import Candidate, Case
 from dnlbook.concatenation import concatenation_forward
 
 IDIOM = "torch.cat, shared features"
 _TOLERANCE = 2e-5
+_IDEAS = {
+    "activation and slope in place": 1,
+    "the same, and products for four layers at a time": 4,
+    "the same, and products for eight layers at a time": 8,
+}
 
 
 def shared(x0: Tensor, A: Sequence[Tensor]) -> Tensor:
@@ -70,13 +76,17 @@ def cases(quick: bool) -> Iterator[Case]:
             f"concatenation-{depth}",
             f"L = {depth}",
             f"gradient of half the squared norm of a concatenating network, B = {batch}, L = {depth}, "
-            f"n_0 = g = {width}, float32",
+            f"n₀ = g = {width}, float32",
             "gradients of input and weights against the literal form in float64, relative to the largest entry",
             (
                 candidate("dnlbook", concatenation_forward, "concatenation_forward", "subject"),
                 candidate(IDIOM, shared, "features computed once"),
                 candidate("torch.cat, literal form", literal, "features computed by every layer"),
                 gemm_floor(3 * 2.0 * batch * width * columns, size=64 if quick else 1024),
+                *(
+                    candidate(f"dnlbook: {text}", concatenation_in_blocks(block), text, "idea")
+                    for text, block in _IDEAS.items()
+                ),
             ),
             (Goal(1.8, at_least=IDIOM),),
         )

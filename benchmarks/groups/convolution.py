@@ -9,6 +9,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
+from benchmarks.groups.ideas import for_convolution
 from benchmarks.record import Goal
 from benchmarks.timing import Candidate, Case
 from dnlbook.volterra import solve_convolution_vie
@@ -94,24 +95,21 @@ def cases(quick: bool) -> Iterator[Case]:
         power = 2 ** (2 * intervals).bit_length()
         smooth = scipy.fft.next_fast_len(2 * intervals + 1, real=True)
         lengths = (power, smooth)
+        subject = Candidate(
+            "dnlbook",
+            lambda t=t: solve_convolution_vie(kernel, torch.tanh, lambda times: torch.sin(times), t).x,  # type: ignore[misc]
+            error,
+            _TOLERANCE,
+            "solve_convolution_vie, rectangle rule",
+            "subject",
+        )
         yield Case(
             f"convolution-{intervals}",
             f"N = {intervals}",
-            f"x_l = g_l + τ Σ κ(t_l − t_k) tanh x_k over k < l, N = {intervals}, one component, float64",
+            f"x(t) = g(t) + ∫ κ(t − s) tanh x(s) ds by the rectangle rule, N = {intervals}, one component, float64",
             "states against the direct sum in NumPy; the offline FFT convolves the finished solution once",
             (
-                Candidate(
-                    "dnlbook",
-                    lambda t=t, forcing=forcing: (
-                        solve_convolution_vie(  # type: ignore[misc]
-                            kernel, torch.tanh, lambda times: torch.sin(times), t
-                        ).x
-                    ),
-                    error,
-                    _TOLERANCE,
-                    "solve_convolution_vie, rectangle rule",
-                    "subject",
-                ),
+                subject,
                 Candidate(
                     DIRECT,
                     lambda weights=weights, forcing=forcing: direct_torch(weights, forcing),  # type: ignore[misc]
@@ -135,6 +133,7 @@ def cases(quick: bool) -> Iterator[Case]:
                     f"torch.fft, length {power}",
                     "floor",
                 ),
+                *for_convolution(subject),
             ),
             (
                 Goal(goal, at_least=DIRECT),

@@ -11,6 +11,7 @@ from benchmarks.groups.dense_problem import DenseProblem, loop_fused, loop_in_pl
 from benchmarks.groups.floor import NAME as FLOOR
 from benchmarks.groups.floor import gemm_floor
 from benchmarks.groups.gradients import distance, gradient
+from benchmarks.groups.ideas import for_dense
 from benchmarks.record import Goal
 from benchmarks.timing import Candidate, Case
 from dnlbook.dense import dense_forward
@@ -45,13 +46,14 @@ def forward_cases(quick: bool) -> Iterator[Case]:
         def ours(problem: DenseProblem = problem) -> Tensor:
             return dense_forward(problem.x0, (problem.V, problem.W, problem.b), step=problem.step)
 
+        subject = Candidate("dnlbook", torch.no_grad()(ours), error, _TOLERANCE, "dense_forward", "subject")
         yield Case(
             f"dense-forward-{width}",
             f"n = {width}",
             f"all states of a dense non-local network, B = {batch}, L = {depth}, n = m = {width}, float32",
             "states against a double loop in float64, relative to the largest entry",
             (
-                Candidate("dnlbook", torch.no_grad()(ours), error, _TOLERANCE, "dense_forward", "subject"),
+                subject,
                 [
                     plain(loop_in_place, nested, "in place, sum fused into the product", LOOP),
                     plain(loop_fused, nested, "sum fused into the product", LOOP),
@@ -59,6 +61,7 @@ def forward_cases(quick: bool) -> Iterator[Case]:
                 ],
                 plain(stacked, by_target, "torch.stack and baddbmm", "PyTorch batched over sources"),
                 gemm_floor(problem.operations, size=64 if quick else 1024),
+                *for_dense(subject),
             ),
             (Goal(times_floor, at_most=FLOOR),),
         )
@@ -70,17 +73,19 @@ def training_cases(quick: bool) -> Iterator[Case]:
     for width, (_, times_floor, times_loop) in widths.items():
         problem = DenseProblem.sample(batch, width, depth)
         reference = _reference(problem)
+        subject = ours(problem, reference, "recompute", "subject")
         yield Case(
             f"dense-training-{width}",
             f"n = {width}",
             f"gradient of half the squared norm of the output, B = {batch}, L = {depth}, n = m = {width}, float32",
             "gradients of input and parameters against a double loop in float64, relative to the largest entry",
             (
-                ours(problem, reference, "recompute", "subject"),
+                subject,
                 ours(problem, reference, "store", "variant"),
                 [loop(problem, reference, fused) for fused in (True, False)],
                 batched(problem, reference),
                 gemm_floor(3 * problem.operations, size=64 if quick else 1024),
+                *for_dense(subject),
             ),
             (Goal(times_floor, at_most=FLOOR), Goal(times_loop, at_least=LOOP)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.groups.floor import gemm_floor
 from benchmarks.groups.gradients import distance, gradient
+from benchmarks.groups.ideas import for_residual, kept_layers
 from benchmarks.record import Goal
 from benchmarks.timing import Candidate, Case
 from dnlbook.residual import residual_loop, residual_map
@@ -110,6 +112,13 @@ def _ours(problem: _Problem) -> Candidate:
     )
 
 
+def _kept(problem: _Problem) -> Callable[[], Any]:
+    """The idea of keeping hidden layers, on leaves of its own."""
+    leaves = [problem.x0, *(part.clone().requires_grad_() for part in (problem.V, problem.W, problem.b))]
+    step = 1 / problem.depth
+    return lambda: gradient(lambda: kept_layers(leaves[0], *problem.repeat(*leaves[1:]), step=step), leaves)
+
+
 def _loop(problem: _Problem) -> Candidate:
     def solve(x: Tensor) -> Tensor:
         field, step = problem.field, 1 / problem.depth
@@ -178,7 +187,7 @@ class _OneTime(nn.Module):
         return self.field(t if t.ndim == 0 else t[0], x)
 
 
-def _jax(problem: _Problem) -> list[Candidate]:
+def _jax(problem: _Problem) -> list[Candidate | list[Candidate]]:
     """Diffrax, and the bare scan that it compiles to, both compiled before they are timed."""
     jax: Any = importlib.import_module("jax")
     diffrax: Any = importlib.import_module("diffrax")
@@ -196,7 +205,7 @@ def _jax(problem: _Problem) -> list[Candidate]:
     def vector_field(t: Any, x: Any, parameters: Any) -> Any:
         return field(x, at(parameters, jnp.clip((t * depth + 0.5).astype(int), 0, depth - 1)))
 
-    def diffrax_loss(x: Any, parameters: Any) -> Any:
+    def diffrax_loss(adjoint: Any, x: Any, parameters: Any) -> Any:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
             diffrax.Euler(),
@@ -205,8 +214,8 @@ def _jax(problem: _Problem) -> list[Candidate]:
             1 / depth,
             x,
             args=parameters,
-            adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=depth),
-            max_steps=depth + 1,
+            adjoint=adjoint,
+            max_steps=depth,
         )
         return 0.5 * (solution.ys[-1] ** 2).sum()
 
@@ -228,8 +237,15 @@ def _jax(problem: _Problem) -> list[Candidate]:
 
         return Candidate(name, lambda: jax.block_until_ready(compiled(x0, parameters)), error, _TOLERANCE, setting)
 
+    adjoints = {
+        "RecursiveCheckpointAdjoint": diffrax.RecursiveCheckpointAdjoint(checkpoints=depth),
+        "DirectAdjoint": diffrax.DirectAdjoint(),
+    }
     return [
-        candidate("diffrax, Euler", diffrax_loss, "jit, RecursiveCheckpointAdjoint that keeps every step"),
+        [
+            candidate("diffrax, Euler", functools.partial(diffrax_loss, adjoint), f"jit, {name}")
+            for name, adjoint in adjoints.items()
+        ],
         candidate("JAX scan", scan_loss, "jit, lax.scan"),
     ]
 
@@ -240,7 +256,7 @@ def cases(quick: bool) -> Iterator[Case]:
     for tied in (False, True):
         for batch, width, hidden in ((8, 4, 4),) if quick else _SIZES:
             problem = _Problem(batch, width, hidden, depth, tied=tied)
-            euler, adjoint = _torchdiffeq(problem)
+            subject, (euler, adjoint) = _ours(problem), _torchdiffeq(problem)
             kind = "tied" if tied else "layers"
             yield Case(
                 f"residual-{kind}-{batch}",
@@ -251,13 +267,14 @@ def cases(quick: bool) -> Iterator[Case]:
                 "gradients of input and parameters against a loop in float64, relative to the largest entry; "
                 f"the second adjoint may be wrong by {_SECOND_ADJOINT:g}",
                 (
-                    _ours(problem),
+                    subject,
                     _loop(problem),
                     euler,
                     adjoint,
                     _torchode(problem),
                     *_jax(problem),
                     gemm_floor(12.0 * batch * width * hidden * depth, size=64 if quick else 1024),
+                    *for_residual(subject, _kept(problem)),
                 ),
                 (Goal(1.9, at_least=EULER), Goal(6.0, at_least=ADJOINT)),
             )

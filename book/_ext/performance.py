@@ -73,7 +73,8 @@ class Group(Performance):
 
     def run(self) -> list[nodes.Node]:
         group = pick(self.results(), self.arguments[0])
-        return [self.figure(group["id"], _pictures().group, group), *self.parsed(tables.group(group))]
+        text = self.parsed(tables.group(group))
+        return [self.figure(group["id"], _pictures().group, group), *text] if len(group["cases"]) > 1 else text
 
 
 class Growth(Performance):

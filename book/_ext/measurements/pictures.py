@@ -81,35 +81,33 @@ def group(measured: dict[str, Any], path: Path) -> tuple[str, str]:
     names, entries = [], []
     for case in measured["cases"]:
         for candidate in case["candidates"][1:]:
-            if candidate["ratio"]:
+            if candidate["ratio"] and candidate["kind"] != "idea":
                 entries.append((candidate["name"], case["label"], candidate["ratio"], candidate["kind"]))
                 if candidate["name"] not in names:
                     names.append(candidate["name"])
     labels = [case["label"] for case in measured["cases"]]
-    several = len(labels) > 1
     height = {name: -i * (len(labels) + 0.7) for i, name in enumerate(names)}
     own = BLUE if measured["id"] == "residual" else EMBER
     fig, ax = _axes(len(names) * (len(labels) + 0.7))
     for name, label, ratio, kind in entries:
         y = height[name] - labels.index(label)
         _dots(ax, [ratio], [y], GREY if kind in ("peer", "floor") else own, "s" if kind in ("peer", "floor") else "^")
-        if several:
-            ax.annotate(
-                number(label),
-                (max(ratio["upper"], ratio["median"] * 1.04), y),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=10.5,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
-                zorder=2,
-            )
+        ax.annotate(
+            number(label),
+            (max(ratio["upper"], ratio["median"] * 1.04), y),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10.5,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+            zorder=2,
+        )
     ax.axvline(1, color=own, linewidth=1.9, zorder=1)
     centre = (len(labels) - 1) / 2
     ax.set_yticks([height[name] - centre for name in names], [textwrap.fill(name, 17) for name in names])
     ax.set_ylim(min(height.values()) - len(labels) + 0.2, 0.9)
     low, high = (choose(ratio[end] for _, _, ratio, _ in entries) for choose, end in ((min, "lower"), (max, "upper")))
-    _ticks(ax, min(low, 1.0), max(high, 1.0) * (2.2 if several else 1.0))
+    _ticks(ax, min(low, 1.0), max(high, 1.0) * 2.2)
     what = "memory" if measured["cases"][0]["unit"] == "B" else "time"
     ax.set_xlabel(f"{what} over that of dnlbook")
     ax.tick_params(axis="y", length=0)
@@ -120,9 +118,10 @@ def group(measured: dict[str, Any], path: Path) -> tuple[str, str]:
     peers = [(ratio["median"], name, label) for name, label, ratio, kind in entries if kind == "peer"]
     best, name, label = min(peers)
     caption = (
-        f"How much {what} do the others take, for {len(labels)} {'sizes' if several else 'size'}? "
-        f"Right of the coloured line it is more than dnlbook's; the nearest or best is {escape(name)} with "
-        f"{factor(best)} at {escape(label)}. A matrix product or an FFT is a floor and does only part of the work."
+        f"How much {what} do the others take, at {len(labels)} sizes? "
+        f"Right of the coloured line it is more than dnlbook's; the fastest of the others is {escape(name)} with "
+        f"{factor(best)} at {escape(label)}."
+        + (" The floor does only part of the work." if any(kind == "floor" for *_, kind in entries) else "")
     )
     return caption, f"Ratios of {what} to that of dnlbook. {number(listed)}."
 

@@ -82,9 +82,19 @@ def goal_sentence(goal: dict[str, Any], unit: str) -> str:
     return f"at least {value} times {less}" if goal["direction"] == "at_least" else f"at most {value} times {more}"
 
 
-def table(rows: list[tuple[str, ...]], widths: str = "") -> str:
+def work(group: dict[str, Any], case: dict[str, Any]) -> str:
+    """What a case is called among all cases.
+
+    >>> work({"title": "Residual network"}, {"label": "tied"}), work({"title": "Linear problem"}, {"label": "linear"})
+    ('Residual network, tied', 'Linear problem')
+    """
+    repeated = case["label"].lower() in group["title"].lower()
+    return escape(group["title"] if repeated else f"{group['title']}, {case['label']}")
+
+
+def table(rows: list[tuple[str, ...]], *, kind: str = "", widths: str = "") -> str:
     """MyST of a table whose first row is its head; on a phone its rows are records."""
-    lines = [":::{list-table}", ":header-rows: 1", ":class: records"]
+    lines = [":::{list-table}", ":header-rows: 1", f":class: records {kind}".rstrip()]
     lines += [f":widths: {widths}"] if widths else []
     lines.append("")
     for row in rows:
@@ -99,65 +109,81 @@ def goals(results: dict[str, Any]) -> str:
             measured = "refused" if goal["measured"] is None else spread(goal["measured"])
             if case["unit"] == "exponent" and goal["measured"]:
                 measured = f"{goal['measured']['median']:.2f}"
-            work = f"{escape(group['title'])}, {escape(case['label'])}"
             said = goal_sentence(goal, case["unit"])
             if goal["reached"]:
                 verdict = "✓ yes"
             else:
                 missed = shortfall(goal)
                 verdict = "✗ no" if missed is None else f"✗ no, by a factor of {factor(1 / missed)}"
-            rows.append((work, escape(goal["against"]) or "its own growth", said, measured, verdict))
+            rows.append((work(group, case), escape(goal["against"]) or "its own growth", said, measured, verdict))
     reached = [goal["reached"] for _, case in cases(results) for goal in case["goals"]]
-    return f"{sum(reached)} of {len(reached)} goals are reached.\n\n" + table(rows)
+    return f"{sum(reached)} of {len(reached)} goals are reached.\n\n" + table(rows, kind="goals")
 
 
 def group(group: dict[str, Any]) -> str:
-    parts = []
-    for case in group["cases"]:
-        what = "memory" if case["unit"] == "B" else "time"
-        parts.append(f"**{escape(case['label'])}.** {escape(case['work'][:1].upper() + case['work'][1:])}.")
-        parts.append(f"Checked first: {escape(case['guard'])}.")
-        rows = [("candidate", what, "over dnlbook", "error", "rounds")]
-        for candidate in case["candidates"]:
-            name = f"**{escape(candidate['name'])}**"
-            if candidate["setting"]:
-                name += f" – {escape(candidate['setting'])}"
-            error = "–" if candidate["error"] is None else power(candidate["error"])
-            if candidate["status"] == "refused":
-                rows.append((name, "refused", f"its error is above {power(candidate['tolerance'])}", error, "0"))
-                continue
-            value, ratio = candidate["value"], candidate["ratio"]
-            over = spread(ratio) if ratio else "–"
-            rows.append((name, quantity(value["median"], case["unit"]), over, error, str(value["rounds"])))
-        parts.append(table(rows))
-    return "\n\n".join(parts)
+    """The work and its check in words, and a table of all candidates for each case, folded if there are several."""
+    first, *others = group["cases"]
+    again = f"; likewise for {', '.join(escape(case['label']) for case in others)}" if others else ""
+    said = f"Work: {escape(first['work'])}{again}.\nChecked first: {escape(first['guard'])}."
+    if not others:
+        return f"{said}\n\n{candidates(first)}"
+    parts = [f"**{escape(case['label'])}**\n\n{candidates(case)}" for case in group["cases"]]
+    return "\n\n".join([said, "::::{admonition} All numbers\n:class: dropdown", *parts, "::::"])
+
+
+def candidates(case: dict[str, Any]) -> str:
+    """A table of the candidates of a case; what was only tried stands elsewhere."""
+    rows = [("candidate", "memory" if case["unit"] == "B" else "time", "over dnlbook", "error", "rounds")]
+    for candidate in case["candidates"]:
+        if candidate["kind"] == "idea":
+            continue
+        name = f"**{escape(candidate['name'])}**"
+        if candidate["setting"]:
+            name += f" – {escape(candidate['setting'])}"
+        error = "–" if candidate["error"] is None else power(candidate["error"])
+        if candidate["status"] == "refused":
+            rows.append((name, "refused", f"its error is above {power(candidate['tolerance'])}", error, "0"))
+            continue
+        value, ratio = candidate["value"], candidate["ratio"]
+        over = spread(ratio) if ratio else "–"
+        rows.append((name, quantity(value["median"], case["unit"]), over, error, str(value["rounds"])))
+    return table(rows, kind="measured")
 
 
 def slower(results: dict[str, Any]) -> str:
-    rows = [("work", "faster or smaller", "takes of dnlbook's")]
+    rows = [("work", "faster or smaller", "its share of dnlbook's time or memory")]
     for group, case in cases(results):
         for candidate in case["candidates"]:
             ratio = candidate.get("ratio")
             if candidate["kind"] == "peer" and ratio and ratio["median"] < 1:
-                work = f"{escape(group['title'])}, {escape(case['label'])}"
-                rows.append((work, f"{escape(candidate['name'])}", spread(ratio)))
+                rows.append((work(group, case), f"{escape(candidate['name'])}", spread(ratio)))
     if len(rows) == 1:
         return "In this run no other candidate is faster than dnlbook.\n"
     return table(rows)
+
+
+def room(case: dict[str, Any], goal: dict[str, Any]) -> str:
+    """How much faster than a peer the floor is: what no program of this kind can exceed on this machine."""
+    measured = {candidate["name"]: candidate["value"] for candidate in case["candidates"] if candidate["value"]}
+    floors = [candidate["name"] for candidate in case["candidates"] if candidate["kind"] == "floor"]
+    if goal["direction"] != "at_least" or goal["against"] not in measured or not floors:
+        return ""
+    at_best = measured[goal["against"]]["median"] / measured[floors[0]]["median"]
+    return f"; the floor itself is {factor(at_best)} times faster than this peer"
 
 
 def missed(results: dict[str, Any], ideas: list[dict[str, Any]]) -> str:
     """For each case with a goal that is not reached: by how much, the profile, and what was tried."""
     parts = []
     for group, case in cases(results):
-        missed = [goal for goal in case["goals"] if not goal["reached"]]
-        if not missed:
+        unmet = [goal for goal in case["goals"] if not goal["reached"]]
+        if not unmet:
             continue
-        parts.append(f"**{escape(group['title'])}, {escape(case['label'])}.**")
-        for goal in missed:
+        parts.append(f"**{work(group, case)}.**")
+        for goal in unmet:
             said = "refused" if goal["measured"] is None else spread(goal["measured"])
             against = f" against {escape(goal['against'])}" if goal["against"] else ""
-            parts[-1] += f" Goal{against}: {goal_sentence(goal, case['unit'])}; measured {said}."
+            parts[-1] += f" Goal{against}: {goal_sentence(goal, case['unit'])}; measured {said}{room(case, goal)}."
         if case["profile"]:
             shares = ", ".join(f"{escape(part['part'])} {100 * part['share']:.0f} %" for part in case["profile"])
             parts.append(f"Where dnlbook's time goes: {shares}.")
@@ -191,4 +217,4 @@ def run(results: dict[str, Any]) -> str:
         ("load of the machine", f"{load['before']:.1f} before, {load['after']:.1f} after"),
         ("versions", escape(versions)),
     ]
-    return table(rows[1:2] + rows[2:], "25 75").replace(":header-rows: 1\n", "")
+    return table(rows[1:2] + rows[2:], widths="25 75").replace(":header-rows: 1\n", "")
