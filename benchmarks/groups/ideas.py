@@ -69,16 +69,20 @@ def for_convolution(subject: Candidate) -> list[Candidate]:
 
 
 class _KeptLayers(torch.autograd.Function):
-    """The residual network with its hidden layers kept, so that the backward pass has one product less."""
+    """The residual network with its hidden layers kept, so that the backward pass has one product less.
+
+    As in the library tanh z = 2 s(2 z) - 1 with the logistic function s, which is what is kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x0: Tensor, V: Tensor, W: Tensor, b: Tensor, step: float) -> Tensor:
         depth, _, m = V.shape
         states, hidden = x0.new_empty(depth + 1, *x0.shape), x0.new_empty(depth, len(x0), m)
         states[0] = x0
+        doubled, constant = 2 * b, -step * V.sum(2)
         for k in range(depth):
-            torch.addmm(b[k], states[k], W[k].mT, out=hidden[k]).tanh_()
-            torch.addmm(states[k], hidden[k], V[k].mT, alpha=step, out=states[k + 1])
+            torch.addmm(doubled[k], states[k], W[k].mT, alpha=2, out=hidden[k]).sigmoid_()
+            torch.add(states[k], constant[k], out=states[k + 1]).addmm_(hidden[k], V[k].mT, alpha=2 * step)
         ctx.save_for_backward(states, hidden, V, W)
         ctx.step = step
         return states[-1]
@@ -90,13 +94,13 @@ class _KeptLayers(torch.autograd.Function):
         on_V, on_W = torch.empty_like(V), torch.empty_like(W)
         on_b = V.new_empty(len(V), V.shape[2])
         for k in reversed(range(len(V))):
-            torch.mm(a.mT, hidden[k], out=on_V[k])
+            torch.addmm(-a.sum(0).unsqueeze(1), a.mT, hidden[k], alpha=2, out=on_V[k])
             u = a @ V[k]
-            torch.ops.aten.tanh_backward.grad_input(u, hidden[k], grad_input=u)
+            torch.ops.aten.sigmoid_backward.grad_input(u, hidden[k], grad_input=u)
             torch.mm(u.mT, states[k], out=on_W[k])
             torch.sum(u, 0, out=on_b[k])
-            a.addmm_(u, W[k], alpha=ctx.step)
-        return a, on_V.mul_(ctx.step), on_W.mul_(ctx.step), on_b.mul_(ctx.step), None
+            a.addmm_(u, W[k], alpha=4 * ctx.step)
+        return a, on_V.mul_(ctx.step), on_W.mul_(4 * ctx.step), on_b.mul_(4 * ctx.step), None
 
 
 def kept_layers(x0: Tensor, V: Tensor, W: Tensor, b: Tensor, *, step: float) -> Tensor:

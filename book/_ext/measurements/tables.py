@@ -197,7 +197,7 @@ def missed(results: dict[str, Any], ideas: list[dict[str, Any]]) -> str:
                 fate = "kept" if idea["kept"] else "dropped"
                 tried.append((escape(idea["idea"]), factor(idea["factor"]), f"when tried; {fate}"))
         if tried:
-            parts.append(table([("tried", "time after over time before", "measured"), *tried]))
+            parts.append(table([("tried", "factor", "measured"), *tried]))
     return "\n\n".join(parts) + "\n" if parts else "In this run every goal is reached.\n"
 
 
