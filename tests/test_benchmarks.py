@@ -237,7 +237,7 @@ def test_stored_results_are_those_of_a_full_run_of_all_groups() -> None:
     stored = reading.read(command.RESULTS)
     assert [group["id"] for group in stored["groups"]] == list(GROUPS)
     for idea in reading.read_ideas(ROOT / "benchmarks" / "ideas.json"):
-        assert any(measured["id"].startswith(idea["group"]) for _, measured in reading.cases(stored)), idea
+        assert any(f"{measured['id']}-".startswith(f"{idea['group']}-") for _, measured in reading.cases(stored)), idea
 
 
 def test_tables_name_every_goal_and_every_candidate(results: dict[str, Any]) -> None:
@@ -248,7 +248,8 @@ def test_tables_name_every_goal_and_every_candidate(results: dict[str, Any]) -> 
     for group in results["groups"]:
         shown = tables.group(group)
         for measured in group["cases"]:
-            assert all(f"**{tables.escape(c['name'])}**" in shown for c in measured["candidates"])
+            listed = [f"**{tables.escape(candidate['name'])}**" in shown for candidate in measured["candidates"]]
+            assert listed == [candidate["kind"] != "idea" for candidate in measured["candidates"]]
     assert "processor" in tables.run(results)
 
 
@@ -257,10 +258,13 @@ def test_missed_goals_come_with_a_profile_and_what_was_tried(results: dict[str, 
     goal = measured["goals"][1]
     goal["reached"], goal["measured"] = False, {"median": 3.5, "lower": 3.0, "upper": 4.0, "rounds": 5}
     idea = {"group": "dense-training", "idea": "a smaller tile", "factor": 1.25, "kept": False}
-    text = tables.missed(results, [idea])
+    text = tables.missed(results, [idea, idea | {"group": "dense-training-1", "idea": "of another group"}])
+    assert "of another group" not in text
     assert "at least 7 times faster; measured 3.5 (3.0 to 4.0)" in text
     assert "Where dnlbook's time goes: " in text and "memory='store'" in text
     assert re.search(r"a smaller tile\n  - 1\.2\n  - when tried; dropped", text)
+    assert re.search(r"tiles of 128 kB, not 512\n  - [\d.]+\n  - this run", text)
+    assert re.search(r"the floor itself is [\d.]+ times faster than this peer", text)
     assert "✗ no, by a factor of 2.0" in tables.goals(results)
 
 

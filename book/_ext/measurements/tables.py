@@ -193,7 +193,7 @@ def missed(results: dict[str, Any], ideas: list[dict[str, Any]]) -> str:
             if candidate["kind"] in ("variant", "idea") and candidate["ratio"]
         ]
         for idea in ideas:
-            if case["id"].startswith(idea["group"]):
+            if f"{case['id']}-".startswith(f"{idea['group']}-"):
                 fate = "kept" if idea["kept"] else "dropped"
                 tried.append((escape(idea["idea"]), factor(idea["factor"]), f"when tried; {fate}"))
         if tried:
