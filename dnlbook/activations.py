@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,6 +32,32 @@ _TABLE = {
 }
 
 
+def _shrinkage(upper: float, lower: float) -> _Facts:
+    return _Facts(
+        function=lambda z: torch.relu(z - upper) - torch.relu(-z - lower),
+        slope=lambda z, h: ((z > upper) | (z < -lower)).to(z.dtype),
+        lipschitz=1.0,
+        odd=upper == lower,
+        kappa=1.0 if upper == lower else 2.0,
+        bound=math.inf,
+    )
+
+
+@lru_cache(maxsize=256)
+def _facts(name: str) -> _Facts:
+    """What is known of the activation of that name; the name of a shrinkage contains its thresholds."""
+    if not (name.startswith("soft_threshold(") and name.endswith(")")):
+        return _TABLE[_checks.choice("name", name, _TABLE)]
+    try:
+        thresholds = [float(part) for part in name[len("soft_threshold(") : -1].split(",")]
+        alpha, beta = thresholds if len(thresholds) == 2 else (*thresholds, *thresholds)
+    except ValueError:
+        raise ValueError(
+            f"name: expected soft_threshold(alpha) or soft_threshold(alpha, beta), received {name!r}"
+        ) from None
+    return _shrinkage(_checks.nonnegative_float("alpha", alpha), _checks.nonnegative_float("beta", beta))
+
+
 @dataclass(frozen=True)
 class Activation:
     r"""A pointwise activation :math:`\sigma` and what the theory needs to know about it.
@@ -41,7 +68,7 @@ class Activation:
     Parameters
     ----------
     name : str
-        One of ``"tanh"``, ``"relu"``, ``"identity"``; shrinkage comes from :func:`soft_threshold`.
+        ``"tanh"``, ``"relu"``, ``"identity"``, ``"soft_threshold(0.5)"`` or ``"soft_threshold(0.5, 1.0)"``.
 
     Attributes
     ----------
@@ -69,24 +96,18 @@ class Activation:
     """
 
     name: str
-    _facts: _Facts | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self._facts is None:
+        if not isinstance(self.name, str):
             _checks.choice("name", self.name, _TABLE)
-            object.__setattr__(self, "_facts", _TABLE[self.name])
+        _facts(self.name)
 
     @property
     def _known(self) -> _Facts:
-        if self._facts is None:  # pragma: no cover - __post_init__ fills it
-            raise ValueError("name: expected a known activation")
-        return self._facts
+        return _facts(self.name)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self._known.function(z)
-
-    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
-        return activation, (self.name,)
 
     def derivative(self, z: Tensor) -> Tensor:
         r"""Return :math:`\sigma'(z)`, with the value 0 where :math:`\sigma` has a kink.
@@ -154,16 +175,7 @@ def soft_threshold(alpha: float, beta: float | None = None) -> Activation:
     """
     upper = _checks.nonnegative_float("alpha", alpha)
     lower = upper if beta is None else _checks.nonnegative_float("beta", beta)
-    symmetric = upper == lower
-    facts = _Facts(
-        function=lambda z: torch.relu(z - upper) - torch.relu(-z - lower),
-        slope=lambda z, h: ((z > upper) | (z < -lower)).to(z.dtype),
-        lipschitz=1.0,
-        odd=symmetric,
-        kappa=1.0 if symmetric else 2.0,
-        bound=math.inf,
-    )
-    return Activation(f"soft_threshold({upper!r})" if symmetric else f"soft_threshold({upper!r}, {lower!r})", facts)
+    return Activation(f"soft_threshold({upper!r})" if upper == lower else f"soft_threshold({upper!r}, {lower!r})")
 
 
 def activation(name: str | Activation) -> Activation:
@@ -182,18 +194,7 @@ def activation(name: str | Activation) -> Activation:
     >>> activation("soft_threshold(0.5, 1.0)").odd
     False
     """
-    if isinstance(name, Activation):
-        return name
-    if isinstance(name, str) and name.startswith("soft_threshold(") and name.endswith(")"):
-        try:
-            thresholds = [float(part) for part in name[len("soft_threshold(") : -1].split(",")]
-        except ValueError:
-            raise ValueError(
-                f"name: expected soft_threshold(alpha) or soft_threshold(alpha, beta), received {name!r}"
-            ) from None
-        if len(thresholds) in (1, 2):
-            return soft_threshold(*thresholds)
-    return Activation(name)
+    return name if isinstance(name, Activation) else Activation(name)
 
 
 tanh, relu, identity = Activation("tanh"), Activation("relu"), Activation("identity")

@@ -16,6 +16,8 @@ class ContinuousNet(_Stack):
 
     The basis is piecewise constant on M equal intervals (M pieces), or piecewise linear on their
     M + 1 nodes.  A *manifestation* is the network that a scheme makes of it at a depth.
+    Several paths may be stacked along an axis after the first of each parameter, with b as ``(M, K, 1, m)``:
+    the formulas broadcast over it, and states of shape ``(K, B, n)`` belong to K independent networks.
     Source: chapter *Is a trained ResNet a discretization?*, after the continuous-in-depth networks of
     arXiv 2008.02389.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dnlbook import _checks
+from dnlbook._phi import phi_of
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 
@@ -93,36 +94,6 @@ class _Triangle:
             yield slice(first, last), slice(first + shift, last + shift)
 
 
-@dataclass(frozen=True)
-class _Kernel:
-    """An activation as outer * phi(inner * z) + offset, with phi and its pull-back in place.
-
-    tanh z = 2 s(2 z) - 1 with the logistic function s: the scales go into the products, the offset into the
-    sum, and s costs a fraction of tanh.  The absolute error stays at rounding level; the relative error of a
-    feature that is itself tiny does not.
-    """
-
-    phi_: Callable[[Tensor], Any]
-    pull_back_: Callable[[Tensor, Tensor], Any]
-    inner: float = 1.0
-    outer: float = 1.0
-    offset: float = 0.0
-
-
-def _logistic_pull_back_(cotangent: Tensor, value: Tensor) -> None:
-    torch.ops.aten.sigmoid_backward.grad_input(cotangent, value, grad_input=cotangent)
-
-
-def _kernel(sigma: Activation) -> _Kernel:
-    known = {
-        "tanh": _Kernel(torch.Tensor.sigmoid_, _logistic_pull_back_, inner=2.0, outer=2.0, offset=-1.0),
-        "relu": _Kernel(torch.Tensor.relu_, lambda g, h: g.mul_(h > 0)),
-        "identity": _Kernel(lambda z: z, lambda g, h: g),
-    }
-    # a shrinkage is invertible outside of its dead zone, so its value tells its slope
-    return known.get(sigma.name) or _Kernel(lambda z: z.copy_(sigma(z)), lambda g, h: g.mul_(h != 0))
-
-
 class _Pass:
     """One sweep over the triangle: weights, the coefficients step * quadrature weight, and the tiles."""
 
@@ -130,7 +101,7 @@ class _Pass:
         self.V, self.W, self.b, self.c = V, W, b, coefficients
         self.depth, self.batch = len(coefficients) - 1, batch
         self.triangle = _Triangle(self.depth, len(V) != pair_count(self.depth))
-        self.kernel = _kernel(sigma)
+        self.phi = phi_of(sigma)
         _, self.n, self.m = V.shape
         self.size = max(1, _SCRATCH_BYTES // max(1, self.m * batch * V.element_size()))
         row, column = torch.tril_indices(self.depth + 1, self.depth + 1, -1, device=V.device)
@@ -142,39 +113,39 @@ class _Pass:
     def tiles(self, k: int) -> Iterator[tuple[slice, slice]]:
         return self.triangle.tiles(k, self.size)
 
-    def scratch(self) -> Tensor:
-        return self.V.new_empty(min(self.size, self.depth) * self.m * self.batch)
+    def scratch(self, targets: int | None = None) -> Tensor:
+        return self.V.new_empty((targets or min(self.size, self.depth)) * self.m * self.batch)
 
     def outer(self, pairs: slice, targets: slice, k: int) -> tuple[Tensor, float]:
         """Outer weights of a tile and a factor, whose product includes the coefficients."""
         if self.uniform is not None:
-            return self.V[pairs], self.uniform * self.kernel.outer
-        return self.V[pairs] * self.c[targets, k].view(-1, 1, 1), self.kernel.outer
+            return self.V[pairs], self.uniform * self.phi.outer
+        return self.V[pairs] * self.c[targets, k].view(-1, 1, 1), self.phi.outer
 
     def features(self, pairs: slice, x: Tensor, out: Tensor) -> Tensor:
         """phi(inner (W x + b)) of all targets of a tile, shape (j, m, B)."""
-        j, scale = pairs.stop - pairs.start, self.kernel.inner
+        j, scale = pairs.stop - pairs.start, self.phi.inner
         z = out[: j * self.m * self.batch].view(j * self.m, self.batch)
         weight, bias = self.W[pairs].reshape(-1, self.n), self.b[pairs].reshape(-1, 1)
         torch.addmm(bias, weight, x, beta=scale, alpha=scale, out=z)
-        self.kernel.phi_(z)
+        self.phi.phi_(z)
         return z.view(j, self.m, self.batch)
 
     def offsets(self) -> Tensor | None:
         """What the constant part of the activation adds to each target in all, shape (L + 1, n, 1)."""
-        if not self.kernel.offset:
+        if not self.phi.offset:
             return None
         total = self.V.new_zeros(self.depth + 1, self.n)
         for k in range(self.triangle.sources):
             for targets, pairs in self.triangle.tiles(k, self.depth):
                 total[targets] += self.c[targets, k].unsqueeze(1) * self.V[pairs].sum(2)
-        return (self.kernel.offset * total).unsqueeze(2)
+        return (self.phi.offset * total).unsqueeze(2)
 
     def diagonal_term(self, k: int, x: Tensor) -> Tensor:
         """c_kk f(x, theta^{k,k}), shape (n, B)."""
         at = self.triangle.start(k)
         h = self.features(slice(at, at + 1), x, self.V.new_empty(self.m * self.batch))[0]
-        return self.own[k] * (self.V[at] @ (self.kernel.outer * h + self.kernel.offset))
+        return self.own[k] * (self.V[at] @ (self.phi.outer * h + self.phi.offset))
 
     def diagonal_slope(self, k: int, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The value of sigma on the diagonal and the map q -> cotangent of W x + b from c_kk f."""
@@ -182,11 +153,11 @@ class _Pass:
         h = self.features(slice(at, at + 1), x, self.V.new_empty(self.m * self.batch))[0]
 
         def pull_back(q: Tensor) -> Tensor:
-            u = (self.own[k] * self.kernel.outer * self.kernel.inner) * (self.V[at].mT @ q)
-            self.kernel.pull_back_(u, h)
+            u = (self.own[k] * self.phi.outer * self.phi.inner) * (self.V[at].mT @ q)
+            self.phi.pull_back_(u, h)
             return u
 
-        return self.kernel.outer * h + self.kernel.offset, pull_back
+        return self.phi.outer * h + self.phi.offset, pull_back
 
 
 def _fixed_point(step: Callable[[Tensor], Tensor], start: Tensor, what: str) -> Tensor:
@@ -217,7 +188,8 @@ def _sweep_forward(run: _Pass, x0: Tensor, kept: list[Tensor] | None) -> Tensor:
             past = x[k].clone()
             x[k] = _fixed_point(lambda y, k=k, past=past: past + run.diagonal_term(k, y), past, f"layer {k}")  # type: ignore[misc]
         for targets, pairs in run.tiles(k):
-            h = run.features(pairs, x[k], run.scratch() if scratch is None else scratch)
+            # what is kept gets storage of its own size: a view would keep all of a larger one alive
+            h = run.features(pairs, x[k], run.scratch(pairs.stop - pairs.start) if scratch is None else scratch)
             if kept is not None:
                 kept.append(h)
             V, factor = run.outer(pairs, targets, k)
@@ -235,7 +207,7 @@ def _sweep_backward(run: _Pass, x: Tensor, q: Tensor, kept: Sequence[Tensor] | N
     """Turn cotangents q of all states into costates, in place, and write the gradients of the parameters."""
     grad_V, grad_W, grad_b = grads
     scratch, cotangent = run.scratch(), run.scratch()
-    inner, outer, offset = run.kernel.inner, run.kernel.outer, run.kernel.offset
+    inner, outer, offset = run.phi.inner, run.phi.outer, run.phi.offset
     place = len(kept) if kept is not None else 0
     for k in reversed(range(run.depth + 1)):
         tiles = list(run.tiles(k))
@@ -247,7 +219,7 @@ def _sweep_backward(run: _Pass, x: Tensor, q: Tensor, kept: Sequence[Tensor] | N
             # q^k += tau d_x f(x^k, theta^{l,k})^T q^l for all l of the tile at once
             u = cotangent[: j * run.m * run.batch].view(j, run.m, run.batch)
             torch.baddbmm(u, V.mT, later, beta=0, alpha=factor * inner, out=u)
-            run.kernel.pull_back_(u, h)
+            run.phi.pull_back_(u, h)
             constant = later.sum(2, keepdim=True).expand(j, run.n, run.m) if offset else later.new_zeros(1)
             torch.baddbmm(constant, later, h.mT, beta=offset, alpha=outer, out=grad_V[pairs])
             if run.uniform is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dnlbook import _checks
+from dnlbook._phi import Phi, phi_of
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 
@@ -23,12 +24,17 @@ class _ResidualStates(torch.autograd.Function):
     def forward(
         ctx: Any, x0: Tensor, V: Tensor, W: Tensor, b: Tensor, step: float, sigma: Activation
     ) -> tuple[Tensor, ...]:
-        states = [x0]
-        for k in range(len(V)):
-            hidden = sigma(torch.addmm(b[k], states[k], W[k].mT))
-            states.append(torch.addmm(states[k], hidden, V[k].mT, alpha=step))
+        phi, states = phi_of(sigma), [x0]
+        hidden, scaled_b = x0.new_empty(len(x0), V.shape[2]), phi.inner * b
+        # tau V sigma = tau V (outer phi + offset): the constant part is the same for the whole batch
+        constant = (step * phi.offset * V.sum(2)).unbind()
+        for V_k, W_k, b_k, c_k in zip(V.mT.unbind(), W.mT.unbind(), scaled_b.unbind(), constant, strict=True):
+            torch.addmm(b_k, states[-1], W_k, alpha=phi.inner, out=hidden)
+            phi.phi_(hidden)
+            state = states[-1] + c_k if phi.offset else states[-1].clone()
+            states.append(state.addmm_(hidden, V_k, alpha=step * phi.outer))
         ctx.save_for_backward(*states[:-1], V, W, b)
-        ctx.step, ctx.sigma = step, sigma
+        ctx.step, ctx.phi = step, phi
         ctx.set_materialize_grads(False)
         return tuple(states[1:])
 
@@ -36,22 +42,31 @@ class _ResidualStates(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *states, V, W, b = ctx.saved_tensors
-        sigma: Activation = ctx.sigma
-        grad_V, grad_W, grad_b = torch.zeros_like(V), torch.zeros_like(W), torch.zeros_like(b)
+        phi: Phi = ctx.phi
+        grad_V, grad_W, grad_b = torch.empty_like(V), torch.empty_like(W), torch.empty_like(b)
+        sums, ones = V.new_empty(V.shape[:2]), V.new_ones(len(states[0]))
         a = torch.zeros_like(states[0])
-        for k in reversed(range(len(V))):
-            cotangent = cotangents[k]
+        h, u = (a.new_empty(len(a), V.shape[2]) for _ in range(2))
+        layers = zip(states, cotangents, *(p.unbind() for p in (V, W, phi.inner * b)), strict=True)
+        gradients = zip(*(g.unbind() for g in (grad_V, grad_W, grad_b, sums)), strict=True)
+        for (x, cotangent, V_k, W_k, b_k), (on_V, on_W, on_b, on_sum) in reversed(
+            list(zip(layers, gradients, strict=True))
+        ):
             if cotangent is not None:
-                a = a + cotangent
-            # a^l = a^{l+1} + tau d_x f(x^l)^T a^{l+1}: left state, right costate
-            z = torch.addmm(b[k], states[k], W[k].mT)
-            h = sigma(z)
-            scaled = ctx.step * a
-            u = (scaled @ V[k]) * sigma.slope(z, h)
-            torch.mm(scaled.mT, h, out=grad_V[k])
-            torch.mm(u.mT, states[k], out=grad_W[k])
-            torch.sum(u, 0, out=grad_b[k])
-            a = torch.addmm(a, u, W[k])
+                a += cotangent
+            # a^l = a^{l+1} + tau d_x f(x^l)^T a^{l+1}; u is the cotangent of W x + b up to tau, inner and outer
+            torch.addmm(b_k, x, W_k.mT, alpha=phi.inner, out=h)
+            phi.phi_(h)
+            torch.mm(a, V_k, out=u)
+            torch.mm(a.mT, h, out=on_V)
+            torch.mv(a.mT, ones, out=on_sum)
+            phi.pull_back_(u, h)
+            torch.mm(u.mT, x, out=on_W)
+            torch.mv(u.mT, ones, out=on_b)
+            a.addmm_(u, W_k, alpha=ctx.step * phi.inner * phi.outer)
+        grad_V.mul_(ctx.step * phi.outer).add_(sums.unsqueeze(2), alpha=ctx.step * phi.offset)
+        grad_W *= ctx.step * phi.inner * phi.outer
+        grad_b *= ctx.step * phi.inner * phi.outer
         return a, grad_V, grad_W, grad_b, None, None
 
 

@@ -153,6 +153,7 @@ def test_recomputing_keeps_one_state_per_layer_and_storing_one_feature_per_pair(
         bytes_kept[memory] = sum(counter.sizes.values())
     table = 8 * (depth + 1) ** 2  # the coefficients
     assert bytes_kept["recompute"] == 8 * (depth + 1) * n * batch + table
+    assert bytes_kept["store"] == bytes_kept["recompute"] + 8 * pair_count(depth) * m * batch
 
 
 def test_generic_engine_equals_the_perceptron_engine():

@@ -116,6 +116,19 @@ def test_continuous_net_is_the_integrated_field(basis, scheme):
     assert torch.allclose(net.field(0.7, x), torch.tanh(x @ W.T + b) @ V.T)
 
 
+@pytest.mark.parametrize("basis", ["constant", "linear"])
+def test_paths_stacked_along_an_axis_after_the_first_are_independent_nets(basis):
+    nets, x = [ContinuousNet(2, 4, hidden=3, basis=basis) for _ in range(3)], torch.randn(3, 5, 2)
+    for net in nets:
+        net.b.data.normal_()
+    many = ContinuousNet(2, 4, hidden=3, basis=basis)
+    for name in ("V", "W", "b"):
+        parts = torch.stack([getattr(net, name).detach() for net in nets], 1)
+        setattr(many, name, torch.nn.Parameter(parts[:, :, None] if name == "b" else parts))
+    for states, net, start in zip(many(x, depth=8), nets, x, strict=True):
+        assert torch.allclose(states, net(start, depth=8), atol=1e-6)
+
+
 def test_linear_basis_interpolates_its_nodes():
     net = ContinuousNet(2, 4, basis="linear", horizon=2.0)
     assert net.depth == 5
