@@ -41,7 +41,7 @@ class PointwiseHamiltonian:
 
     and, with :math:`\rho>0`, the augmentation by :math:`\frac\rho2(|\delta f|^2+|\delta K^\top p|^2)` or by
     :math:`\frac\rho2|\theta-\bar\theta|^2`.  A call takes controls ``(P, p)`` and returns ``(P,)`` values.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class ControlProblem(ABC):
 
     Use :class:`FeatureControl` or :class:`PerceptronControl`.  A control is a tensor ``(P, p)`` with the pairs
     k < l in the order of :func:`~dnlbook.dense.pair_index`.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ class FeatureControl(ControlProblem):
 
     The Hamiltonian is a convex quadratic function of V, and its minimizer over all matrices or over a box is
     known in closed form.  Other parameters are those of :class:`ControlProblem`.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------
@@ -409,7 +409,7 @@ class PerceptronControl(ControlProblem):
 
     A row of a control holds V, W and b one after the other, row by row, :math:`p=nm+mn+m`.  Other parameters
     are those of :class:`ControlProblem`.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------
@@ -417,7 +417,8 @@ class PerceptronControl(ControlProblem):
         m.
     minimizer : callable ``(H, old) -> theta``
         H maps controls ``(P, p)`` to ``(P,)`` values and is differentiable; return a control whose values are
-        at most those of old, for example by :func:`over` or :func:`descent`.
+        at most those of old, for example by :func:`~dnlbook.successive_approximation.over` or
+        :func:`~dnlbook.successive_approximation.descent`.
 
     Raises
     ------

@@ -314,11 +314,12 @@ def train_multilevel(
 
     .. math:: \min_{\theta}J_L(\theta),\qquad J_L=\Phi_L+\tfrac\alpha2R_L,\qquad R_L(\theta)=|z|^2 ,
 
-    by L-BFGS in the variables z, see :meth:`TriangleMesh.nodal_to_sobolev`.  The coarsest depth is trained from
+    by L-BFGS in the variables z, see
+    :meth:`~dnlbook.triangle.TriangleMesh.nodal_to_sobolev`.  The coarsest depth is trained from
     every start, the best result is prolonged from depth to depth.  L-BFGS finds local minimizers: the
     smallest value over the starts bounds the minimum from above and does not certify it.
 
-    Source: chapter *Γ-convergence of minimizers*.
+    Source: chapter *Minimizers converge along subsequences*.
 
     Parameters
     ----------

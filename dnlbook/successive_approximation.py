@@ -39,7 +39,7 @@ STATUSES = ("converged", "oscillating", "diverged", "max_iterations")
 def over(candidates: Tensor) -> Minimizer:
     r"""Return the minimizer over a finite set U of controls, such as binary weights.
 
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def descent(steps: int = 20, *, rate: float = 1.0) -> Minimizer:
 
     It finds a point that is no worse than the old control, which is what the extended method needs, and not a
     global minimizer.
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def descent(steps: int = 20, *, rate: float = 1.0) -> Minimizer:
 class SuccessiveApproximation:
     r"""What a run of :func:`successive_approximation` found.
 
-    Source: chapter *The maximum principle and successive approximation*.
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ def successive_approximation(
     where :math:`d=0` in the method of successive approximations (:math:`\rho=0`),
     :math:`d=|\delta f|^2+|\delta K^\top p|^2` in the extended method and :math:`d=|\theta-\theta_j|^2` in the
     proximal one.  For :math:`\rho` large enough the last two never increase the cost.
-    Source: chapter *The maximum principle and successive approximation*; for differential equations
+    Source: chapter *Optimal weights minimize a Hamiltonian at every pair of layers*; for differential equations
     the extended method is that of arXiv 1710.09513.
 
     Parameters
