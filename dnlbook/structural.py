@@ -131,7 +131,8 @@ class StructuralBound(RecursionBound):
             excess = lip * (budget.BW * state + budget.Bb - min(alpha, beta)).relu()
             trivial = torch.cat([excess.new_zeros(1), excess.cumsum(0)])
             contracted = kappa * (budget.BW * r + budget.Bb * m)
-            best = (contracted - trivial).cummin(0).values + trivial
+            # the split j = k is the plain recursion, also in rounded numbers
+            best = torch.minimum((contracted - trivial).cummin(0).values + trivial, contracted)
             saving.append(float(contracted[-1] - best[-1]) / count)
             alive.append(int((excess > 0).sum()))
             plain += tau * kappa * budget.BV * (budget.BW * plain + budget.Bb * float(m[-1]))

@@ -327,6 +327,15 @@ def test_spectral_bounds_against_assembled_matrices():
             total += (np.linalg.norm(moved, axis=1).sum() / size) ** (2 / 3)
     ends = np.linalg.norm(net.W_in.detach().numpy(), 2) * np.linalg.norm(net.W_out.detach().numpy(), 2)
     expected = float(data.norm()) / 10 * ends * product * total**1.5
+    cover, adapted = 0.0, 1.0
+    for l in range(L):
+        v, w = np.linalg.norm(V[l], 2), np.linalg.norm(W[l], 2)
+        layer = 1 + net.step * v * w
+        pair = (np.linalg.norm(W[l], axis=1).sum() * v, np.linalg.norm(V[l], axis=1).sum() * w)
+        cover += sum((net.step * size / layer) ** (2 / 3) for size in pair)
+        adapted *= layer
+    residual = SpectralBound(net, residual=True).evaluate(data).value
+    assert residual == pytest.approx(float(data.norm()) / 10 * ends * adapted * cover**1.5, rel=1e-12)
     result = SpectralBound(net).evaluate(data)
     assert result.value == pytest.approx(expected, rel=1e-12) and len(result.doubts) == 2
 

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dnlbook.activations import soft_threshold
@@ -58,6 +58,7 @@ def test_hybrid_recursion_is_the_minimum_over_all_splits():
 
 
 @settings(max_examples=25, deadline=None)
+@example(alpha=0.01171875, depth=4, seed=4)
 @given(alpha=st.floats(0.01, 2), depth=st.integers(1, 8), seed=st.integers(0, 1000))
 def test_constants_put_into_the_sharpened_recursion_give_the_bound(alpha, depth, seed):
     data, sigma = sample(9, 2, seed), soft_threshold(alpha)
@@ -78,6 +79,17 @@ def test_a_frozen_class_is_the_class_without_layers(linear):
     frozen = StructuralBound(budget, soft_threshold(1.0), linear=linear).evaluate(data, 8)
     assert frozen.value == pytest.approx(RecursionBound(Budget(BV=0.0), linear=linear).complexity(data, 8), abs=1e-12)
     assert frozen.alive.tolist() == [0] * 8
+
+
+def test_error_of_monte_carlo_covers_every_prefix():
+    data = sample(10)
+    drawn = {"linear": "mc", "n_signs": 300}
+    frozen = [
+        StructuralBound(Budget(), soft_threshold(1.0), mc_delta=delta, **drawn).complexity(data, 4)
+        for delta in (None, 0.02)
+    ]
+    error = float(data.abs().amax(1).square().sum().sqrt()) * math.sqrt(2 * math.log(10 / 0.02) / 300)
+    assert frozen[1] - frozen[0] == pytest.approx(error / 10, rel=1e-10)
 
 
 def test_larger_dead_zones_give_smaller_bounds_and_more_samples_die():
@@ -159,6 +171,8 @@ def test_equal_sizes_have_a_closed_form(count, size, bound, alpha):
     expected = min(bound * size, alpha) * mean_abs_sum(count) / (2 * alpha)
     assert constants["exact"] == pytest.approx(expected, abs=1e-12)
     assert constants["ray"] == pytest.approx(expected, abs=1e-12)
+    cap = math.sqrt(count) * (1 + 2 * bound) / (4 * alpha)
+    assert constants["cap"] == pytest.approx(min(cap, count)) and constants["cap"] >= constants["exact"]
 
 
 def test_random_signs_estimate_what_all_signs_give():
