@@ -59,7 +59,7 @@ class StructuralBound(RecursionBound):
     for the samples in decreasing order of :math:`\|d^s\|_\infty`, with the worst-case pre-activation
     :math:`\rho_s^l=B_WX_s^l+B_b` and the worst-case state
     :math:`X^{l+1}_s=X_s^l+\tau B_VL_\sigma(\rho_s^l-a)_+`, :math:`X^0_s=B_0\|d^s\|_\infty+B_{b0}`.
-    It never exceeds :class:`RecursionBound`, and equals it unless the dead zone is comparable with
+    It never exceeds :class:`RecursionBound`, and it gains little unless the dead zone is comparable with
     the pre-activations.  Source: chapter *The structural term*.
 
     Parameters

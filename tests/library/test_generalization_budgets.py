@@ -72,6 +72,7 @@ def test_network_is_its_equation():
     states = residual_loop(x0, net.V, net.W, net.b, step=1.2 / 5, activation="relu")
     assert torch.allclose(net.states(d), states, atol=1e-14)
     assert torch.allclose(net(d), states[-1] @ net.W_out.T, atol=1e-14)
+    assert "activation='relu'" in repr(net) and "V=(5, 4, 6)" in repr(net) and "BW=2.0" in repr(net)
 
 
 def test_horizon_zero_is_a_linear_network():
