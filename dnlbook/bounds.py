@@ -31,7 +31,8 @@ class RecursionBound(RademacherBound):
 
     with :math:`c=\kappa B_VB_W` and :math:`\ell\ge\mathbb E\max_j|\sum_s\varepsilon_sd^s_j|` by Massart's lemma
     or by Monte Carlo.  For :math:`\sigma=\mathrm{id}`, ``mode="discrete"`` and ``linear="exact"`` it is an equality.
-    Source: chapters *Rademacher complexity through layers* and *Depth-uniform bounds and their limit*.
+    Source: chapters *Rademacher complexity through layers follows Euler's method* and
+    *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def learned_thresholds_bound(budget: Budget, learned: tuple[float, float], *, mo
     A theorem for a fixed activation does not cover learned thresholds, and learning them costs in the bound.
     It holds since :math:`|\sigma_{\alpha\beta}(h)-\sigma_{\alpha'\beta'}(h')|\le|h-h'|
     +\max(|\alpha-\alpha'|,|\beta-\beta'|)`, by Maurer's contraction inequality for vectors.
-    Source: chapter *The structural term*.
+    Source: chapter *The structural term saves a factor, not a rate*.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ class _LearnedThresholds(RecursionBound):
 class DepthTable:
     r"""A bound at several depths beside its limit.
 
-    Source: chapter *Depth-uniform bounds and their limit*.
+    Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Attributes
     ----------
@@ -223,7 +224,7 @@ def depth_limit(bound: RecursionBound, data: Tensor | Support, depths: Sequence[
 
     .. math:: e^{cT}-\Bigl(1+\frac{cT}L\Bigr)^L\approx e^{cT}\frac{(cT)^2}{2L} .
 
-    Source: chapter *Depth-uniform bounds and their limit*.
+    Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------

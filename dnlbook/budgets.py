@@ -30,7 +30,8 @@ class Budget:
     .. math:: \|W_{in}\|_\infty\le B_0,\quad|b_{in}|_\infty\le B_{b0},\quad\|V^l\|_\infty\le B_V,\quad
               \|W^l\|_\infty\le B_W,\quad|b^l|_\infty\le B_b,\quad\|W_{out}\|_\infty\le B_{out},
 
-    with :math:`\|A\|_\infty=\max_i\sum_j|A_{ij}|`.  Source: chapter *Rademacher complexity through layers*.
+    with :math:`\|A\|_\infty=\max_i\sum_j|A_{ij}|`.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def project_(net: nn.Module, budget: Budget) -> None:
     """Move a network to the nearest one within the budget, in place: rows by l1 balls, biases by clamping.
 
     It is called after each step of the optimizer.
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ def project_(net: nn.Module, budget: Budget) -> None:
 def row_norms(net: nn.Module) -> dict[str, float]:
     r"""Return what a network spends of each budget: the largest row, over all layers.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -209,7 +210,7 @@ class BudgetedNet(nn.Module):
 
     It starts within its budget; :func:`project_` keeps it there.  With ``copies`` it is a stack of
     independent networks that are trained at once: the sum of their losses has the gradient of each.
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _MARGIN = 1e-6
 class LossSpec:
     r"""What a certificate needs to know of a loss: its Lipschitz constant and the length of its range.
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class LossSpec:
 class Certificate:
     r"""A bound of the generalization gap, term by term, and what it rests on.
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ def confidence(loss_range: float, samples: int, delta: float, *, kind: str = "da
 
     A two-sided statement has :math:`\delta/2` in place of :math:`\delta`; the third form is the one in the
     theorem of arXiv 2602.20921 and covers both sides as it is.
-    Source: McDiarmid's inequality; chapter *Certificates on real data*.
+    Source: McDiarmid's inequality; chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def certificate(
     .. math:: \mathcal L(f)-\mathcal L_S(f)\le2\Lambda B_{out}\bar R+\text{confidence},
 
     with :math:`2\sqrt2\,n_{out}\Lambda` in place of :math:`2\Lambda` for several outputs.
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def grid_level(norm: float) -> tuple[int, float]:
     .. math:: j=\min\{j\ge-40:\ \nu\le(1+10^{-6})\,2^{j/4}\} .
 
     The margin is fixed before the data; it keeps a norm that equals a power, up to rounding, on its level.
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ def posterior_certificate(
     .. math:: \delta\prod_{i=1}^6\frac{2/3}{(|j_i|+1)(|j_i|+2)},\qquad
               \sum_{j\in\mathbb Z}\frac1{(|j|+1)(|j|+2)}=\frac32 .
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class NaiveBound(RademacherBound):
     r"""The product over the layers that ignores the step, :math:`g=(1+c)^L`; it needs :math:`T\le L`.
 
     It is the recursion with :math:`\tau=1`, hence a bound of the class and exponential in the depth.
-    Source: classical; chapter *Depth-uniform bounds and their limit*.
+    Source: classical; chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class ParameterCoverBound(RademacherBound):
     .. math:: \Lambda_\theta=e^{c_0T}\bigl[\|d\|_1+1+T\bigl(m\,L_\sigma(B_WX_T+B_b)+B_VL_\sigma(nX_T+1)\bigr)\bigr],
               \qquad c_0=L_\sigma B_VB_W .
 
-    Source: ours, after a classical argument; chapter *Depth-uniform bounds and their limit*.
+    Source: ours, after a classical argument; chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class LipschitzPathBound(ParameterCoverBound):
 
     with one summand for each of the :math:`2nm+m` paths and the cells :math:`N_0` of the pre-layer.
     From one node :math:`i\epsilon/K` to the next a path stays in its cell or moves to a neighbour.
-    Source: ours, after Marion (NeurIPS 2023); chapter *Depth-uniform bounds and their limit*.
+    Source: ours, after Marion (NeurIPS 2023); chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def path_norm(net: BudgetedNet, *, weight: float = 3.0) -> float:
 
     .. math:: Q=\max_i\Bigl\|e_i^\top|W_{out}|\prod_{l=L-1}^0\bigl(I+w\tau|V^l||W^l|\bigr)|W_{in}|\Bigr\|_1 .
 
-    Source: E, Ma and Wang (2019) with w = 3; chapter *Depth-uniform bounds and their limit*.
+    Source: E, Ma and Wang (2019) with w = 3; chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ class PathNormBound:
     with a constant feature among the :math:`d_j` for the biases.  With w = 3 the factor is 2 for
     :math:`\kappa=3/2`, and the published 3 for :math:`\kappa=2`.  The readout is included.
     Source: E, Ma and Wang (2019), with the contraction constant of chapter
-    *Rademacher complexity through layers*.
+    *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ class LayerwiseBound:
     r"""The recursion with the norms of each layer, :math:`g=\prod_l(1+\tau\kappa\|V^l\|_\infty\|W^l\|_\infty)`.
 
     It would need a union over 2L norms and is a diagnostic.
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -414,7 +414,7 @@ class SpectralBound:
               {(1+\tau\|V^l\|\|W^l\|)^{2/3}}\Bigr)^{3/2},
 
     which grows like :math:`\sqrt L`.  Pre-layer and readout are their own references, and biases do not enter.
-    Both are diagnostics.  Source: chapter *Depth-uniform bounds and their limit*.
+    Both are diagnostics.  Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------

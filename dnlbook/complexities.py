@@ -25,7 +25,7 @@ _EXPONENT_LIMIT = 700.0
 class Support:
     r"""All that an a-priori bound may know of the data: :math:`|d_j|\le\text{radius}` for every datum.
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Support:
 class Complexity:
     r"""An upper bound of :math:`\hat{\mathfrak R}_S` with its parts and what it rests on.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ def log_sum(*logs: float) -> float:
 def contraction_constant(activation: str | Activation, kappa: float | None) -> tuple[Activation, float]:
     r"""Return the activation and the :math:`\kappa` to use, or raise if the one asked for is too small.
 
-    Source: chapter *Rademacher complexity through layers*, contraction with absolute values.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*, contraction with absolute values.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def massart(data: Tensor | Support) -> float:
 class RademacherBound(ABC):
     """What the bounds have in common: a budget, and an evaluation on a sample or on a support.
 
-    Source: chapter *Depth-uniform bounds and their limit*.
+    Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def assembled(
 ) -> Complexity:
     r"""Put the bound together from :math:`\log g` and the linear term, in logarithms.
 
-    Source: chapter *Depth-uniform bounds and their limit*.
+    Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Examples
     --------
@@ -283,7 +283,7 @@ def largest_states(
     .. math:: X^{l+1}_s=X^l_s+\tau B_VL_\sigma(B_WX^l_s+B_b-\min(\alpha,\beta))_+,\qquad
               X^0_s=B_0\|d^s\|_\infty+B_{b0} .
 
-    Source: chapter *Depth-uniform bounds and their limit*.
+    Source: chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ def diamond(
 ) -> Dataset:
     r"""Gaussian features and the label :math:`y=1` where :math:`|d_0|+|d_1|>1`, a share of labels flipped.
 
-    Only training labels are flipped.  Source: the part on generalization.
+    Only training labels are flipped.  Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -227,7 +227,8 @@ def digits(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
 def digit_parity(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
     """The pixels of :func:`digits` with the label 1 for odd digits; the same split.
 
-    Source: the part on generalization.  Parameters and errors are those of :func:`digits`.
+    Source: chapter *Certificates on real data hold, and say little*.
+    Parameters and errors are those of :func:`digits`.
 
     Examples
     --------
@@ -241,7 +242,8 @@ def digit_parity(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
 def breast_cancer(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
     """The 569 cases of scikit-learn's breast cancer data, features standardized on the training set.
 
-    Source: the part on generalization.  Parameters and errors are those of :func:`digits`.
+    Source: chapter *Certificates on real data hold, and say little*.
+    Parameters and errors are those of :func:`digits`.
 
     Examples
     --------

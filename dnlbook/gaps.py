@@ -24,7 +24,7 @@ def loss_values(outputs: Tensor, labels: Tensor, loss: str = "ramp", *, margin: 
               \text{logistic: }\log(1+e^{-2z/\gamma})\ \text{or}\ \log\sum_ke^{f_k/\gamma}-f_y/\gamma .
 
     One output: labels 0 and 1, :math:`z=(2y-1)f`.  Several: :math:`z=f_y-\max_{k\ne y}f_k`, and the logistic
-    loss is the cross entropy.  Source: chapter *Certificates on real data*.
+    loss is the cross entropy.  Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def loss_values(outputs: Tensor, labels: Tensor, loss: str = "ramp", *, margin: 
 class Gap:
     r"""A measured gap :math:`\mathcal L(f)-\mathcal L_S(f)` with an interval.
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def generalization_gap(
 
     For a stack of at least two networks it is Student's t interval over the networks, which estimates the mean
     gap of the training procedure.  For one network it is the normal interval of the mean over the test set,
-    for the gap of this network.  Source: chapter *Certificates on real data*.
+    for the gap of this network.  Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def generalization_gap(
 class WorstCaseGap:
     r"""The largest gap over a class for random labels, from below, beside the complexity term of its bound.
 
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Attributes
     ----------
@@ -242,7 +242,7 @@ def worst_case_gap(
     .. math:: \mathbb E_y\sup_\theta(\mathcal L-\mathcal L_S)=\frac{B_{out}}{2M_f}\,\hat{\mathfrak R}_S(\mathcal F^L),
 
     half of the complexity term of the certificate: the labels are the signs.
-    Source: chapter *Certificates on real data*.
+    Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------

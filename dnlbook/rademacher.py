@@ -30,7 +30,7 @@ _EXACT_BINOMIALS = 1000
 def sample_of(data: Tensor) -> Tensor:
     """Return data as a float64 sample of shape ``(S, n_d)`` without graph, or raise.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def mean_abs_sum(count: int) -> float:
 
     .. math:: m_{2j}=m_{2j-1}=2j\binom{2j}j2^{-2j}\le\sqrt{2j} .
 
-    Source: classical; chapter *Rademacher complexity through layers*.
+    Source: classical; chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def mean_abs_sums(count: int) -> Tensor:
 def all_signs(count: int) -> Tensor:
     r"""Return all sign vectors of a length, shape ``(2^S, S)``, float64.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def random_signs(vectors: int, count: int, *, seed: int = 0) -> Tensor:
     r"""Return independent Rademacher vectors, shape ``(N, S)``, float64.
 
     Comparisons should use the same vectors: their difference then has a small variance.
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def random_signs(vectors: int, count: int, *, seed: int = 0) -> Tensor:
 def checked_signs(signs: Tensor, count: int) -> Tensor:
     """Return sign vectors for a sample of that size as float64, or raise.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def _default_signs(count: int, vectors: int, seed: int) -> tuple[Tensor, bool]:
 class RademacherEstimate:
     r"""An estimate of :math:`\hat{\mathfrak R}_S` from sign vectors.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Attributes
     ----------
@@ -206,7 +206,7 @@ def linear_suprema(data: Tensor, depth: int, budget: Budget, signs: Tensor) -> T
     .. math:: \frac1S\Bigl[(1+\tau c)^L\Bigl(B_0\max_j\Bigl|\sum_s\varepsilon_sd^s_j\Bigr|+B_{b0}|\Sigma|\Bigr)
               +\frac{(1+\tau c)^L-1}cB_VB_b|\Sigma|\Bigr],\qquad c=B_VB_W,\quad\Sigma=\sum_s\varepsilon_s .
 
-    Source: chapter *Rademacher complexity through layers*, sharpness of the recursion.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*, sharpness of the recursion.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def exact_rademacher_linear(
 
     The supremum is exact for each sign vector (:func:`linear_suprema`).  Up to 12 samples the mean runs over
     all :math:`2^S` sign vectors and is exact too; beyond, it is a mean over random ones with its standard error.
-    Source: chapter *Rademacher complexity through layers*, sharpness of the recursion.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*, sharpness of the recursion.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def exact_rademacher_linear(
 def signs_or_default(signs: Tensor | None, count: int, n_signs: int, seed: int) -> tuple[Tensor, bool]:
     """Return the sign vectors to use, and whether they are all there are.
 
-    Source: chapter *Rademacher complexity through layers*.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Examples
     --------
@@ -418,7 +418,8 @@ def empirical_rademacher(
     all sign vectors and restarts at once; the best iterate counts.  The problem is not concave: the values are
     reached, hence lower estimates of the suprema.  The control variate is the exact supremum of the linear class
     for the same signs, whose mean is known from many more: the mean is moved along the regression line, which
-    removes most of the noise of few sign vectors.  Source: chapter *Rademacher complexity through layers*.
+    removes most of the noise of few sign vectors.
+    Source: chapter *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _TIE = 1e-12
 class StructuralComplexity(Complexity):
     r"""A bound that uses the dead zone, with what each layer saves.
 
-    Source: chapter *The structural term*.
+    Source: chapter *The structural term saves a factor, not a rate*.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class StructuralBound(RecursionBound):
     :math:`\rho_s^l=B_WX_s^l+B_b` and the worst-case state
     :math:`X^{l+1}_s=X_s^l+\tau B_VL_\sigma(\rho_s^l-a)_+`, :math:`X^0_s=B_0\|d^s\|_\infty+B_{b0}`.
     It never exceeds :class:`RecursionBound`, and it gains little unless the dead zone is comparable with
-    the pre-activations.  Source: chapter *The structural term*.
+    the pre-activations.  Source: chapter *The structural term saves a factor, not a rate*.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def structural_constant_1d(
               -\mathbb E\max_{|t|\le B}\Bigl|\sum_s\varepsilon_s\sigma(tx_s)\Bigr|\Bigr).
 
     The maximum is that of a piecewise linear function of t with kinks at :math:`\alpha/|x_s|`.
-    Source: chapter *The structural term*.
+    Source: chapter *The structural term saves a factor, not a rate*.
 
     Parameters
     ----------
