@@ -124,17 +124,21 @@ def samples_of(study: Study, samples: int, seeds: range) -> list[Tensor]:
     return [torch.stack(parts) for parts in zip(*(sample(study, samples, seed) for seed in seeds), strict=True)]
 
 
-def network(study: Study, features: int, depth: int, arm: str, block: int, copies: int | None = BLOCK) -> BudgetedNet:
+def budget_of(study: Study, arm: str) -> Budget:
+    """The budget of the class; the control has the horizon 0, so that its layers do nothing."""
+    return replace(study.budget, T=0.0) if arm == CONTROL else study.budget
+
+
+def network(study: Study, features: int, depth: int, arm: str, block: int) -> BudgetedNet:
     """Untrained networks of a block; all arms start from the same weights."""
     activation, learned = (ARMS | FIXED)[arm]
-    budget = replace(study.budget, T=0.0) if arm == CONTROL else study.budget
     return BudgetedNet(
         features,
         study.width,
         depth,
-        budget,
+        budget_of(study, arm),
         activation=activation,
-        copies=copies,
+        copies=BLOCK,
         learned=learned,
         seed=block,
         dtype=torch.float64,
