@@ -171,8 +171,9 @@ def test_goals_bound_a_ratio_from_the_side_they_name() -> None:
 def test_memory_is_seen_that_python_does_not_trace() -> None:
     peak, tensor = memory.peak_above(lambda: torch.ones(32, 1 << 20).sum(0))
     assert 100e6 < peak < 200e6 and tensor.shape == (1 << 20,)
-    peak, _ = memory.peak_above(lambda: torch.ones(1 << 20))  # the larger peak before it is forgotten
-    assert 3e6 < peak < 50e6
+    # the larger peak before it is forgotten; blocks above 32 MB go back to the system when they are freed
+    peak, _ = memory.peak_above(lambda: torch.ones(12 << 20))
+    assert 40e6 < peak < 90e6
 
 
 # ---- what is written
