@@ -23,12 +23,13 @@ class _Facts:
     odd: bool
     kappa: float
     bound: float
+    thresholds: tuple[float, float]
 
 
 _TABLE = {
-    "tanh": _Facts(torch.tanh, lambda z, h: 1 - h * h, 1.0, True, 1.0, 1.0),
-    "relu": _Facts(torch.relu, lambda z, h: (z > 0).to(z.dtype), 1.0, False, 1.5, math.inf),
-    "identity": _Facts(lambda z: z, lambda z, h: torch.ones_like(z), 1.0, True, 1.0, math.inf),
+    "tanh": _Facts(torch.tanh, lambda z, h: 1 - h * h, 1.0, True, 1.0, 1.0, (0.0, 0.0)),
+    "relu": _Facts(torch.relu, lambda z, h: (z > 0).to(z.dtype), 1.0, False, 1.5, math.inf, (0.0, math.inf)),
+    "identity": _Facts(lambda z: z, lambda z, h: torch.ones_like(z), 1.0, True, 1.0, math.inf, (0.0, 0.0)),
 }
 
 
@@ -40,6 +41,7 @@ def _shrinkage(upper: float, lower: float) -> _Facts:
         odd=upper == lower,
         kappa=1.0 if upper == lower else 2.0,
         bound=math.inf,
+        thresholds=(upper, lower),
     )
 
 
@@ -81,6 +83,9 @@ class Activation:
         activation, 3/2 for ReLU, 2 for a shrinkage with two different thresholds.
     bound : float
         :math:`\sup_z|\sigma(z)|`, infinite where there is none.
+    thresholds : (float, float)
+        :math:`(\alpha,\beta)` such that :math:`\sigma` vanishes exactly on the dead zone
+        :math:`[-\beta,\alpha]`; :math:`(0,\infty)` for ReLU.
 
     Raises
     ------
@@ -148,6 +153,11 @@ class Activation:
     def bound(self) -> float:
         """The supremum of the absolute value of the activation."""
         return self._known.bound
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """The ends of the dead zone, as distances from 0: above it and below it."""
+        return self._known.thresholds
 
 
 def soft_threshold(alpha: float, beta: float | None = None) -> Activation:

@@ -70,7 +70,7 @@ def two_circles(
     r"""Two concentric circles: label 0 at radius 1, label 1 at radius ``inner``, Gaussian noise.
 
     No homeomorphism of the plane makes them linearly separable.
-    Source: chapters *Neural ODEs and two adjoints* and *What a flow cannot do*.
+    Source: chapters *A neural ODE has two adjoints* and *What a flow cannot do*.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def two_spirals(
     r"""Two spirals :math:`r\,(\cos\varphi,\sin\varphi)` with :math:`\varphi=\pi\,(\text{turns}\cdot r+y)`.
 
     The radius r lies in [0, 2] with uniform area density; label y is 0 or 1.
-    Source: chapter *Neural ODEs and two adjoints*.
+    Source: chapter *A neural ODE has two adjoints*.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def diamond(
 ) -> Dataset:
     r"""Gaussian features and the label :math:`y=1` where :math:`|d_0|+|d_1|>1`, a share of labels flipped.
 
-    Only training labels are flipped.  Source: chapter *Certificates on real data*.
+    Only training labels are flipped.  Source: chapter *Certificates on real data hold, and say little*.
 
     Parameters
     ----------
@@ -227,7 +227,8 @@ def digits(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
 def digit_parity(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
     """The pixels of :func:`digits` with the label 1 for odd digits; the same split.
 
-    Source: chapter *Certificates on real data*.  Parameters and errors are those of :func:`digits`.
+    Source: chapter *Certificates on real data hold, and say little*.
+    Parameters and errors are those of :func:`digits`.
 
     Examples
     --------
@@ -241,7 +242,8 @@ def digit_parity(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
 def breast_cancer(*, test_share: float = 0.25, seed: int = 0) -> Dataset:
     """The 569 cases of scikit-learn's breast cancer data, features standardized on the training set.
 
-    Source: chapter *Certificates on real data*.  Parameters and errors are those of :func:`digits`.
+    Source: chapter *Certificates on real data hold, and say little*.
+    Parameters and errors are those of :func:`digits`.
 
     Examples
     --------

@@ -344,7 +344,7 @@ def dense_forward(
 
     Gradients come from the costate recursion :math:`q^L=g`,
     :math:`q^k=g^k+\tau\sum_{l>k}w_{lk}\,\partial_xf(x^k,\theta^{l,k})^{\top}q^l`, which is exact for the network.
-    Source: chapters *The deep-layer limit is a Volterra equation* and *Computing with memory*.
+    Source: chapters *The deep-layer limit is a Volterra equation* and *Memory costs less than its triangle*.
 
     Parameters
     ----------

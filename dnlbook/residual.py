@@ -105,7 +105,7 @@ def residual_forward(
               \partial\Phi/\partial\theta^l=\tau\,\partial_\theta f(x^l,\theta^l)^{\top}a^{l+1},
 
     which is exact for the network, keeps L states and recomputes the hidden layer.
-    Source: chapter *Neural ODEs and two adjoints*, the theorem on the discrete adjoint.
+    Source: chapter *A neural ODE has two adjoints*, the theorem on the discrete adjoint.
 
     Parameters
     ----------

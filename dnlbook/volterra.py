@@ -180,7 +180,7 @@ def solve_vie(
     ``"rectangle"`` (explicit), ``"trapezoid"`` and ``"gregory"`` (implicit in the last term, by fixed-point
     iteration) are the networks' own rules on the grid t, of order 1, 2 and 4; Gregory's rule is of order 3 in
     the maximum norm because of its first step.
-    Source: chapters *The deep-layer limit is a Volterra equation* and *Computing with memory*;
+    Source: chapters *The deep-layer limit is a Volterra equation* and *Memory costs less than its triangle*;
     H. Brunner, Collocation Methods for Volterra Integral and Related Functional Equations.
 
     The orders are those of smooth kernels.  A kernel that is only Hoelder continuous of exponent
@@ -318,7 +318,7 @@ def solve_convolution_vie(
     up to rounding: blocks of steps are solved by sweeps with a small Toeplitz matrix, the memory of earlier
     blocks is added by FFTs as soon as it is complete.
     Source: E. Hairer, C. Lubich, M. Schlichte, Fast numerical solution of nonlinear Volterra convolution
-    equations, SIAM J. Sci. Stat. Comput. 6 (1985); chapter *Computing with memory*.
+    equations, SIAM J. Sci. Stat. Comput. 6 (1985); chapter *Memory costs less than its triangle*.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,16 @@ def test_style(command: list[str]) -> None:
     )
     if done.returncode:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def test_docstrings_name_chapters_by_their_titles() -> None:
+    """A source such as "chapter *Concatenation is a sum*" is the title of a page of the book."""
+    pages = [*ROOT.glob("notebooks/*/*.md"), *ROOT.glob("book/*.md")]
+    titles = {title for page in pages for title in re.findall(r"^# (.+)$", page.read_text(), re.MULTILINE)}
+    named = set()
+    for module in (ROOT / "dnlbook").rglob("*.py"):
+        text = " ".join(module.read_text().split())
+        for names in re.findall(r"[Cc]hapters? ((?:\*[^*]+\*(?:, | and )?)+)", text):
+            named |= {(module.name, name) for name in re.findall(r"\*([^*]+)\*", names)}
+    assert named
+    assert {(module, name) for module, name in named if name not in titles} == set()

@@ -32,6 +32,7 @@ EXTENSIONS = [
     "launch",
     "markup",
     "offline",
+    "performance",
     "tooltips",
 ]
 INTRO, CHAPTER, LEDGER = "book/intro.html", "notebooks/part/long_waves.html", "book/claims.html"
@@ -359,6 +360,16 @@ def test_slider_in_print_and_plain_text(tmp_path: Path, builder: str) -> None:
     else:
         text = (source / "_build/text/book/intro.txt").read_text(encoding="utf-8")
         assert "[L = 8: Nearly a circle.]" in text and "How deep is deep enough?" in text
+
+
+# ---- performance
+
+
+def test_page_on_performance_needs_results(tmp_path: Path) -> None:
+    source = mini.write_pages(tmp_path / "source", [":::{performance-run}\n:::"])
+    build = checks.build_site(source, tmp_path, **mini.NO_ADDRESS)
+    assert build.returncode != 0
+    assert "performance: results.json is missing; make bench writes it" in build.log
 
 
 # ---- landing figure

@@ -85,3 +85,10 @@ def test_thresholds_must_be_nonnegative_numbers(thresholds):
         soft_threshold(*thresholds)
     with pytest.raises(TypeError, match="alpha: expected a number"):
         soft_threshold("wide")
+
+
+@pytest.mark.parametrize("sigma", ALL, ids=lambda s: s.name)
+def test_an_activation_vanishes_exactly_between_its_thresholds(sigma):
+    alpha, beta = sigma.thresholds
+    z = torch.linspace(-3, 3, 6001)
+    assert torch.equal(sigma(z) == 0, (z <= alpha) & (z >= -beta))

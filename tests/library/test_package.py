@@ -54,6 +54,7 @@ def test_importing_the_package_loads_only_what_it_needs(tmp_path: Path) -> None:
         "dnlbook.flows",
         "dnlbook.claims",
         "dnlbook.data",
+        "dnlbook.generalization",
     ]
     program = f"import sys, {', '.join(floors)}; print(sorted({heavy!r} & set(sys.modules)))"
     assert python(program, tmp_path).strip() == "[]"

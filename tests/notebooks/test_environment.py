@@ -31,7 +31,10 @@ def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
 
 CORE = requirements(PROJECT["dependencies"])
 READER = CORE | requirements(PROJECT["optional-dependencies"]["notebooks"])
-EVERYTHING = READER | requirements(line for extra in PROJECT["optional-dependencies"].values() for line in extra)
+EXTRAS = PROJECT["optional-dependencies"]
+EVERYTHING = READER | requirements(line for name, extra in EXTRAS.items() if name != "bench" for line in extra)
+#: the benchmarks have an environment of their own: what they compare with may not change the one of the book
+LOCKS = {"requirements.lock": EVERYTHING, "benchmarks/requirements.lock": CORE | requirements(EXTRAS["bench"])}
 
 
 def imported(source: str) -> set[str]:
@@ -97,16 +100,26 @@ def test_conda_takes_the_cpu_build_from_conda_forge_alone() -> None:
     assert f"python={PROJECT['requires-python'].removeprefix('>=')}" in CONDA["dependencies"]
 
 
-def test_the_lock_pins_every_declared_package_within_its_bounds() -> None:
-    pins = requirements(
-        line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
-    )
-    assert set(EVERYTHING) <= set(pins)
-    for name, requirement in EVERYTHING.items():
+def pinned(lock: str) -> dict[str, Requirement]:
+    return requirements(line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_pins_every_declared_package_within_its_bounds(lock: str) -> None:
+    pins = pinned(lock)
+    assert set(LOCKS[lock]) <= set(pins)
+    for name, requirement in LOCKS[lock].items():
         (pin,) = pins[name].specifier
         assert pin.operator == "==" and requirement.specifier.contains(pin.version), f"{requirement}, {pin}"
 
 
-def test_the_lock_names_no_build_of_one_machine() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+def test_the_benchmarks_measure_the_versions_of_the_book() -> None:
+    book, benchmarks = (pinned(lock) for lock in LOCKS)
+    different = {name for name in set(book) & set(benchmarks) if book[name].specifier != benchmarks[name].specifier}
+    assert different == set()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_names_no_build_of_one_machine(lock: str) -> None:
+    lines = (ROOT / lock).read_text().splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+|#.*", line) for line in lines)
