@@ -233,7 +233,7 @@ def path_norm(net: BudgetedNet, *, weight: float = 3.0) -> float:
 
     .. math:: Q=\max_i\Bigl\|e_i^\top|W_{out}|\prod_{l=L-1}^0\bigl(I+w\tau|V^l||W^l|\bigr)|W_{in}|\Bigr\|_1 .
 
-    Source: E, Ma and Wang (2019) with w = 3; chapter *At a fixed horizon, depth does not raise the bound*.
+    Source: after E, Ma and Wang (2019); chapter *At a fixed horizon, depth does not raise the bound*.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ class PathNormBound:
               \max_j\Bigl(\frac1S\sum_s|d^s_j|^2\Bigr)^{1/2},
 
     with a constant feature among the :math:`d_j` for the biases.  With w = 3 the factor is 2 for
-    :math:`\kappa=3/2`, and the published 3 for :math:`\kappa=2`.  The readout is included.
+    :math:`\kappa=3/2`, and 3 for :math:`\kappa=2`.  The readout is included.
     Source: E, Ma and Wang (2019), with the contraction constant of chapter
     *Rademacher complexity through layers follows Euler's method*.
 
