@@ -271,7 +271,7 @@ class PathNormBound:
 
     with a constant feature among the :math:`d_j` for the biases.  With w = 3 the factor is 2 for
     :math:`\kappa=3/2`, and 3 for :math:`\kappa=2`.  The readout is included.
-    Source: E, Ma and Wang (2019), with the contraction constant of chapter
+    Source: after E, Ma and Wang (2019), with the contraction constant of chapter
     *Rademacher complexity through layers follows Euler's method*.
 
     Parameters
