@@ -28,7 +28,7 @@ import joblib
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dnlbook import _checks
 
