@@ -159,7 +159,7 @@ def project_(net: nn.Module, budget: Budget) -> None:
     --------
     >>> net = BudgetedNet(3, 4, 2, Budget(BV=5.0))
     >>> project_(net, Budget())
-    >>> bool(row_norms(net)["BV"] <= 1 + 1e-12)
+    >>> bool(row_norms(net)["BV"] <= 1 + 1e-6)
     True
     """
     for name, value in _parameters(net).items():

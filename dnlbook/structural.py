@@ -170,6 +170,13 @@ def structural_constant_1d(
               -\mathbb E\max_{|t|\le B}\Bigl|\sum_s\varepsilon_s\sigma(tx_s)\Bigr|\Bigr).
 
     The maximum is that of a piecewise linear function of t with kinks at :math:`\alpha/|x_s|`.
+    The lower forms are, with :math:`\hat h` and :math:`\delta_k` of the chapter,
+
+    .. math:: C^{tel}&=\frac1{4\alpha}\sum_k\mathbb E\delta_k,\\
+              C^{corr}&=\frac1{2\alpha}\mathbb E\sum_s\varepsilon_s\min(\max(\hat h_s,-\alpha),\alpha),\\
+              C^{ray}&=\frac1{2\alpha}\int_0^B\Bigl(\mathbb E\Bigl|\sum_s\varepsilon_sx_s\Bigr|
+              -\mathbb E\Bigl|\sum_{u|x_s|>\alpha}\varepsilon_sx_s\Bigr|\Bigr)\,du .
+
     Source: chapter *The structural term saves a factor, not a rate*.
 
     Parameters
@@ -187,12 +194,9 @@ def structural_constant_1d(
     Returns
     -------
     dict of str to float
-        ``exact``; ``tel``, the telescoping form :math:`\frac1{4\alpha}\sum_k\mathbb E\delta_k`, which depends on
-        how ties between maximizers are broken; ``corr``, the positive part of
-        :math:`\frac1{2\alpha}\mathbb E\sum_s\varepsilon_s\min(\max(\hat h_s,-\alpha),\alpha)`; ``ray``,
-        :math:`\frac1{2\alpha}\int_0^B(\mathbb E|\sum_s\varepsilon_sx_s|
-        -\mathbb E|\sum_{u|x_s|>\alpha}\varepsilon_sx_s|)\,du`; and ``cap``, the upper bound
-        :math:`\min\{\sqrt S(1+2B)/(4\alpha),S\}` in the theorem of arXiv 2602.20921.
+        ``exact``; ``tel``, which depends on how ties between maximizers are broken; ``corr``, the positive
+        part; ``ray``; and ``cap``, the upper bound in the theorem of arXiv 2602.20921, the smaller one of
+        :math:`\sqrt S(1+2B)/(4\alpha)` and S.
 
     Raises
     ------
