@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dnlbook import _checks
 from dnlbook._learning import hamiltonian
+from dnlbook._supervised import Supervised, split_control
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 from dnlbook.costates import costate
@@ -102,7 +103,7 @@ class PointwiseHamiltonian:
 
 
 @dataclass(frozen=True, eq=False)
-class ControlProblem(ABC):
+class ControlProblem(Supervised, ABC):
     r"""A learning problem without derivatives of the control, whose last row is a control of its own,
 
     .. math:: J(\theta)=\frac1S\sum_{i=1}^S\tfrac12|Qx_i^L-y_i|^2
@@ -139,39 +140,14 @@ class ControlProblem(ABC):
     True
     """
 
-    x0: Tensor
-    target: Tensor
-    alpha: float
     _: KW_ONLY
-    readout: Tensor | None = None
-    activation: str | Activation = "tanh"
-    horizon: float = 1.0
     terminal_alpha: float | None = None
 
     def __post_init__(self) -> None:
-        _checks.finite("x0", _checks.shape("x0", self.x0, ("S", "n")))
-        if not self.x0.numel():
-            raise ValueError(f"x0: expected at least one sample and one component, received {tuple(self.x0.shape)}")
-        samples, outputs = self.x0.shape
-        if self.readout is not None:
-            outputs = len(_checks.finite("readout", _checks.shape("readout", self.readout, ("r", self.width))))
-            _checks.same_kind("readout", self.readout, "x0", self.x0)
-        _checks.finite("target", _checks.shape("target", self.target, (samples, outputs)))
-        _checks.same_kind("target", self.target, "x0", self.x0)
-        checked = {
-            "alpha": _checks.nonnegative_float("alpha", self.alpha),
-            "activation": named_activation(self.activation),
-            "horizon": _checks.positive_float("horizon", self.horizon),
-        }
+        super().__post_init__()
+        self._settle(alpha=_checks.nonnegative_float("alpha", self.alpha))
         if self.terminal_alpha is not None:
-            checked["terminal_alpha"] = _checks.nonnegative_float("terminal_alpha", self.terminal_alpha)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def width(self) -> int:
-        """The width n of the states."""
-        return self.x0.shape[1]
+            self._settle(terminal_alpha=_checks.nonnegative_float("terminal_alpha", self.terminal_alpha))
 
     @property
     def row_alpha(self) -> float:
@@ -235,18 +211,7 @@ class ControlProblem(ABC):
         ValueError, TypeError
             If theta is not a control of this problem.
         """
-        depth = self.depth_of(theta)
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave no trace of them
-            V, W, b = self.split(theta)
-            options = {"horizon": self.horizon, "activation": self.activation, "dtype": theta.dtype}
-            net = DenseNonLocal(self.width, depth, hidden=b.shape[-1], **options).to(theta.device)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for parameter, part in zip(net.parameters(), (V, W, b), strict=True):
-                parameter.copy_(part.expand_as(parameter))
-        return net
-
-    def _miss(self, x: Tensor) -> Tensor:
-        return (x if self.readout is None else x @ self.readout.mT) - self.target
+        return self._holding(self.depth_of(theta), self.split(theta))
 
     @torch.no_grad()
     def _look(self, theta: Tensor) -> tuple[float, PointwiseHamiltonian]:
@@ -254,14 +219,12 @@ class ControlProblem(ABC):
         net = self.network(theta)
         depth, tau = net.depth, net.step
         x = net.trajectory(self.x0)
-        miss = self._miss(x[-1]) / len(self.x0)
-        p = costate(net, self.x0, miss if self.readout is None else miss @ self.readout)
+        p = costate(net, self.x0, self.loss_gradient(x[-1]))
         p[:-1] /= tau
         l, k = _pairs(depth)
         alpha = torch.where(l == depth, self.row_alpha, self.alpha).to(theta)
         running = 0.5 * (self.weights(depth) * alpha * theta.square().sum(1)).sum()
-        value = 0.5 * len(self.x0) * miss.square().sum() + running
-        return float(value), PointwiseHamiltonian(self, x[k], p[l], alpha, theta)
+        return float(self.loss(x[-1]) + running), PointwiseHamiltonian(self, x[k], p[l], alpha, theta)
 
     def value(self, theta: Tensor) -> float:
         """Return the cost J of a control.
@@ -324,7 +287,7 @@ class FeatureControl(ControlProblem):
         for name, part in (("W", W), ("b", b)):
             _checks.finite(f"features, {name}", _checks.same_kind(f"features, {name}", part, "x0", self.x0))
         if self.bound is not None:
-            object.__setattr__(self, "bound", _checks.positive_float("bound", self.bound))
+            self._settle(bound=_checks.positive_float("bound", self.bound))
         elif self.alpha == 0 or self.row_alpha == 0:
             raise ValueError(
                 f"alpha, terminal_alpha: expected numbers above 0, received {self.alpha!r} and "
@@ -439,7 +402,7 @@ class PerceptronControl(ControlProblem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "hidden", _checks.positive_int("hidden", self.hidden))
+        self._settle(hidden=_checks.positive_int("hidden", self.hidden))
         if not callable(self.minimizer):
             raise TypeError(f"minimizer: expected a function of (H, old), received {type(self.minimizer).__name__}")
 
@@ -448,12 +411,7 @@ class PerceptronControl(ControlProblem):
         return (2 * self.width + 1) * self.hidden
 
     def split(self, theta: Tensor) -> Triple:
-        n, m = self.width, self.hidden
-        return (
-            theta[..., : n * m].reshape(*theta.shape[:-1], n, m),
-            theta[..., n * m : -m].reshape(*theta.shape[:-1], m, n),
-            theta[..., -m:],
-        )
+        return split_control(theta, self.width, self.hidden)
 
     def minimize(self, H: PointwiseHamiltonian) -> Tensor:
         theta = self.minimizer(H, H.old.clone())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnlbook import _checks
+from dnlbook._supervised import Supervised, split_control
 from dnlbook.activations import Activation
 from dnlbook.activations import activation as named_activation
 from dnlbook.dense import Triple, dense_forward
@@ -20,7 +21,7 @@ PENALTIES = ("h1", "l2")
 
 
 @dataclass(frozen=True, eq=False)
-class LearningProblem:
+class LearningProblem(Supervised):
     r"""The learning problem of the dense non-local network and of its limit,
 
     .. math:: J(\theta)=\Phi(\theta)+\tfrac\alpha2\|\theta\|^2,\qquad
@@ -62,44 +63,17 @@ class LearningProblem:
     (15, 3)
     """
 
-    x0: Tensor
-    target: Tensor
-    alpha: float
     _: KW_ONLY
     hidden: int
-    readout: Tensor | None = None
-    activation: str | Activation = "tanh"
-    horizon: float = 1.0
     penalty: str = "h1"
 
     def __post_init__(self) -> None:
-        _checks.finite("x0", _checks.shape("x0", self.x0, ("S", "n")))
-        if not self.x0.numel():
-            raise ValueError(
-                f"x0: expected at least one sample with one component, received shape {tuple(self.x0.shape)}"
-            )
-        samples, width = self.x0.shape
-        outputs: int | str = width
-        if self.readout is not None:
-            _checks.shape("readout", self.readout, ("r", width))
-            _checks.finite("readout", _checks.same_kind("readout", self.readout, "x0", self.x0))
-            outputs = len(self.readout)
-        _checks.shape("target", self.target, (samples, outputs))
-        _checks.finite("target", _checks.same_kind("target", self.target, "x0", self.x0))
-        checked = {
-            "alpha": _checks.positive_float("alpha", self.alpha),
-            "hidden": _checks.positive_int("hidden", self.hidden),
-            "activation": named_activation(self.activation),
-            "horizon": _checks.positive_float("horizon", self.horizon),
-            "penalty": _checks.choice("penalty", self.penalty, PENALTIES),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def width(self) -> int:
-        """The width n of the states."""
-        return self.x0.shape[1]
+        super().__post_init__()
+        self._settle(
+            alpha=_checks.positive_float("alpha", self.alpha),
+            hidden=_checks.positive_int("hidden", self.hidden),
+            penalty=_checks.choice("penalty", self.penalty, PENALTIES),
+        )
 
     @property
     def width_of_control(self) -> int:
@@ -136,15 +110,12 @@ class LearningProblem:
         >>> [part.shape for part in problem.split(torch.zeros(10, 15))]
         [torch.Size([10, 2, 3]), torch.Size([10, 3, 2]), torch.Size([10, 3])]
         """
-        n, m = self.width, self.hidden
         array = _checks.tensor("theta", theta)
         if array.ndim == 0 or array.shape[-1] != self.width_of_control:
             raise ValueError(
                 f"theta: expected shape (..., {self.width_of_control}), received {tuple(array.shape)}"
             )
-        V, W, b = torch.split(array, [n * m, m * n, m], dim=-1)
-        front = array.shape[:-1]
-        return V.reshape(*front, n, m), W.reshape(*front, m, n), b
+        return split_control(array, self.width, self.hidden)
 
     def join(self, V: Tensor, W: Tensor, b: Tensor) -> Tensor:
         """Return the control ``(..., p)`` of V ``(..., n, m)``, W ``(..., m, n)`` and b ``(..., m)``.
@@ -183,43 +154,7 @@ class LearningProblem:
         (3, torch.Size([6, 2, 3]))
         """
         mesh = self.mesh(theta)
-        net = DenseNonLocal(
-            self.width,
-            mesh.depth,
-            hidden=self.hidden,
-            horizon=self.horizon,
-            activation=self.activation,
-            dtype=theta.dtype,
-        ).to(theta.device)
-        with torch.no_grad():
-            for parameter, value in zip(net.parameters(), self.split(theta[mesh.pairs]), strict=True):
-                parameter.copy_(value)
-        return net
-
-    def loss(self, x: Tensor) -> Tensor:
-        r"""Return :math:`\Phi=\frac1S\sum_i\frac12|Qx_i-y_i|^2` of final states ``(S, n)``, a scalar.
-
-        Raises
-        ------
-        ValueError
-            If x does not have the shape of x0.
-        """
-        return 0.5 * self._miss(x).square().sum() / len(self.target)
-
-    def loss_gradient(self, x: Tensor) -> Tensor:
-        r"""Return the gradient of the loss in the final states, :math:`g_i=\frac1SQ^\top(Qx_i-y_i)`, ``(S, n)``.
-
-        Raises
-        ------
-        ValueError
-            If x does not have the shape of x0.
-        """
-        miss = self._miss(x) / len(self.target)
-        return miss if self.readout is None else miss @ self.readout
-
-    def _miss(self, x: Tensor) -> Tensor:
-        _checks.same_kind("x", _checks.shape("x", x, tuple(self.x0.shape)), "x0", self.x0)
-        return (x if self.readout is None else x @ self.readout.mT) - self.target
+        return self._holding(mesh.depth, self.split(theta[mesh.pairs]))
 
 
 def _checked_problem(problem: LearningProblem) -> LearningProblem:
@@ -266,20 +201,7 @@ def objective(problem: LearningProblem, theta: Tensor) -> Tensor:
 
     Source: chapter *Optimal values converge with depth*.
 
-    Parameters
-    ----------
-    problem : LearningProblem
-    theta : Tensor, shape ``(N, p)``
-
-    Returns
-    -------
-    Tensor
-        A scalar, differentiable once.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If theta is not a control of this problem, or the states of the network are not finite.
+    Arguments, result and errors are those of :func:`data_term`.
 
     Examples
     --------

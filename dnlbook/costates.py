@@ -121,22 +121,12 @@ def gradient(net: Network, x0: Tensor, g: Tensor) -> Triple:
 
     Source: chapter *Backpropagation is a Volterra equation in reverse*.
 
-    Parameters
-    ----------
-    net : DenseNonLocal or ResNet
-    x0 : Tensor, shape ``(..., n)``
-    g : Tensor, shape ``(..., n)``
-        The gradient of the loss in :math:`x^L`.
+    Arguments and errors are those of :func:`costate`.
 
     Returns
     -------
     (V, W, b)
         Tensors of the shapes of ``net.parameters()``, in that order, constants for autograd.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If net is another network, or x0 or g do not fit to it or are not finite.
 
     Examples
     --------
