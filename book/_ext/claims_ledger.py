@@ -8,6 +8,7 @@ stored the error of a claim.
 
 - ``{claims-table}`` shows the claims of the notebook in which it stands.
 - ``{claim}`euler-order-rk4``` links to the row of one claim, from any page.
+- ``{measured}`euler-order-rk4``` is the number that the claim measured, with the same link.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def write_ledger(app: Sphinx, config: Config) -> None:
     toc = Path(app.srcdir) / config.external_toc_path
     pages = reading_order(toc)
     chapters = collect(Path(app.srcdir), pages)
-    app.claim_pages = {claim.id: claim.docname for _, claims in chapters.values() for claim in claims}  # type: ignore[attr-defined]
+    app.claims = {claim.id: claim for _, claims in chapters.values() for claim in claims}  # type: ignore[attr-defined]
     if LEDGER in pages:
         write_if_changed(Path(app.srcdir) / f"{LEDGER}.md", ledger(chapters))
 
@@ -211,16 +212,30 @@ class ClaimsTable(SphinxDirective):
         return parsed.children
 
 
+class Measured(XRefRole):
+    """A reference to a claim whose text is the measured number; the page is read again when the notebook changes."""
+
+    def process_link(
+        self, env: BuildEnvironment, refnode: nodes.Element, has_explicit_title: bool, title: str, target: str
+    ) -> tuple[str, str]:
+        claim: StoredClaim | None = env.app.claims.get(target)  # type: ignore[attr-defined]
+        if claim is None:
+            return title, target
+        env.note_dependency(env.doc2path(claim.docname))
+        return claim.measured, target
+
+
 def link_to_claim(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
     """Sphinx does not see the row of a claim, HTML in the output of a cell: its address follows a rule."""
-    if node["reftype"] != "claim":
+    if node["reftype"] not in ("claim", "measured"):
         return None
-    docname = app.claim_pages.get(node["reftarget"])  # type: ignore[attr-defined]
-    if docname is None:
+    claim: StoredClaim | None = app.claims.get(node["reftarget"])  # type: ignore[attr-defined]
+    if claim is None:
         return None
-    if app.builder.format != "html":  # the id stays as text
+    docname = claim.docname
+    if app.builder.format != "html":  # the text stays
         raise NoUri(node["reftarget"], "claim")
     uri = "" if docname == node["refdoc"] else app.builder.get_relative_uri(node["refdoc"], docname)
     return nodes.reference("", "", content, internal=True, refuri=f"{uri}#claim-{node['reftarget']}")
@@ -231,5 +246,6 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("source-read", hide_records)
     app.connect("missing-reference", link_to_claim)
     app.add_role("claim", XRefRole(warn_dangling=True, innernodeclass=nodes.inline))
+    app.add_role("measured", Measured(warn_dangling=True, innernodeclass=nodes.inline))
     app.add_directive("claims-table", ClaimsTable)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

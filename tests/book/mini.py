@@ -45,7 +45,7 @@ INTRO = """\
 # A small book
 
 It has a {term}`wave`, a theorem {prf:ref}`thm-waves` and an equation {eq}`eq-waves`.
-It leads to the claim {claim}`tides-height`.
+It leads to the claim {claim}`tides-height`, which measured {measured}`tides-height`.
 It cites {cite:t}`airy1845`.
 
 @SLIDER@

@@ -220,6 +220,7 @@ def test_one_warning_breaks_the_build(tmp_path: Path) -> None:
 
 FAULTS = {
     "tides-unknown": "See {claim}`tides-unknown`.",
+    "tides-unmeasured": "It is {measured}`tides-unmeasured`.",
     "nowhere.md": "See [the next page](nowhere.md).",
     "picture without alt text": "![](img/frame-2.png)",
     "expected a notebook": ":::{claims-table}\n:::",
