@@ -1,8 +1,8 @@
-"""Draw the pictures that stand on pages without code: the landing picture and the frames of the depth slider.
+"""Draw the pictures of pages without code: the landing picture, the frames of the depth slider, the neighbours.
 
     python book/pictures.py [FOLDER]      writes into book/img unless a folder is given
 
-What is drawn is computed by dnlbook.half_turn and checked in the chapter "One picture, four depths".
+The first two are computed by dnlbook.half_turn and checked in the chapter "One picture, four depths".
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dnlbook import figures as look
 from dnlbook import half_turn
-from dnlbook.figures import BLUE, EMBER, INK, MEMORY, MUTED, PAPER, RULE
+from dnlbook.figures import BLUE, EMBER, GREY, INK, MEMORY, MUTED, PAPER, RULE
 
 DEPTHS = (4, 16, 64, None)
 FRAMES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -193,6 +194,106 @@ def frame(depth: int, path: Path) -> None:
     plt.close(fig)
 
 
+def icon_flow(ax: Axes) -> None:
+    """A polygon approaches a curve."""
+    x = np.linspace(-1, 1, 60)
+    ax.plot(x, 1 - 1.7 * x**2, color=BLUE, linewidth=2.4)
+    nodes = np.linspace(-1, 1, 5)
+    ax.plot(nodes, 1 - 1.7 * nodes**2, color=BLUE, linewidth=1, marker="o", markersize=4.5, markerfacecolor=PAPER)
+
+
+def icon_memory(ax: Axes) -> None:
+    """The ten cells of a dense network of depth four."""
+    for target in range(4):
+        for source in range(target + 1):
+            shade = MEMORY(0.75 - 0.14 * (target - source))
+            ax.add_patch(plt.Rectangle((target / 2 - 1, source / 2 - 1), 0.44, 0.44, color=shade, linewidth=0))
+
+
+def icon_training(ax: Axes) -> None:
+    """States go forward to a target, costates come back."""
+    x = np.linspace(-1, 1, 60)
+    ax.plot(x, 0.5 + 0.5 * x - 0.3 * x**2, color=BLUE, linewidth=2.4)
+    ax.plot(x, -0.5 + 0.5 * x + 0.2 * x**2, color=EMBER, linewidth=1.8, linestyle=(0, (4, 2.4)))
+    ax.plot([-1], [-0.8], color=EMBER, marker="<", markersize=6)
+    ax.plot([1.08], [0.7], color=GREY, marker="o", markersize=9, markerfacecolor=PAPER, markeredgewidth=1.6)
+
+
+def icon_gap(ax: Axes) -> None:
+    """What is measured at four depths stays below a bound that does not see the depth."""
+    ax.plot([-1, 1], [0.9, 0.9], color=INK, linewidth=1.4, linestyle=(0, (5, 2.5)))
+    for x, y in ((-0.75, -0.3), (-0.25, -0.5), (0.25, -0.25), (0.75, -0.4)):
+        ax.plot([x, x], [y - 0.4, y + 0.4], color=BLUE, linewidth=1.5)
+        ax.plot([x], [y], color=BLUE, marker="o", markersize=4.5, markerfacecolor=PAPER)
+
+
+def neighbours(path: Path) -> None:
+    """The main line of the book from top to bottom, and beside each station the results that leave it there."""
+    fig = plt.figure(figsize=(6.0, 5.6), layout="none")
+    ax = cell(fig, 0, 0, 600, 560)
+    ax.set(xlim=(0, 600), ylim=(560, 0))
+    ax.set_axis_off()
+    middle, wing, step, top = 300, 132, 145, 62
+    ax.plot([middle, middle], [top, top + 3 * step], color=INK, linewidth=1.5, zorder=1)
+    for number, (draw, formula, color, half, *sides) in enumerate(STATIONS):
+        y = top + number * step
+        for side, names in zip((-1, 1), sides, strict=True):
+            for j, (who, what) in enumerate(names):
+                row = y + (j - (len(names) - 1) / 2) * 66
+                ax.plot([middle, middle + side * wing], [y, row], color=GREY, linewidth=1.0, zorder=1)
+                text = {"ha": "left" if side > 0 else "right", "x": middle + side * (wing + 8)}
+                for line, part in enumerate(reversed(who.split("\n"))):
+                    ax.text(y=row - 3 - 18 * line, s=part, fontsize=12.5, weight="bold", **text)
+                ax.text(y=row + 15, s=what, fontsize=12, color=MUTED, **text)
+        ax.add_patch(plt.Rectangle((middle - half, y - 48), 2 * half, 96, color=PAPER, linewidth=0, zorder=2))
+        picture = cell(fig, middle - 50, y - 40, 100, 44)
+        picture.set(xlim=(-1.25, 1.25), ylim=(-1.1, 1.25))
+        if draw is icon_memory:
+            picture.set_aspect("equal")
+        picture.set_axis_off()
+        draw(picture)
+        ax.text(middle, y + 29, formula, ha="center", va="center", fontsize=13, color=color, zorder=4)
+    look.save(fig, path)
+    plt.close(fig)
+
+
+#: the main line of the book: picture and formula of a station, and the neighbours that leave it to the left and right
+STATIONS = (
+    (
+        icon_flow,
+        r"$\dot x=f(x,\theta(t))$",
+        BLUE,
+        56,
+        (("mean field", "the width grows, too"), ("chaos", "the input is a flow")),
+        (("asymmetric", "time has no end"), ("cyclostationary", "find the network")),
+    ),
+    (
+        icon_memory,
+        r"$x=x^0+\int_0^t\!f(x(s),\theta(t,s))\,\mathrm{d}s$",
+        EMBER,
+        106,
+        (("connectivity", "some pairs of layers"), ("pruning", "which pairs may go")),
+        (("stochastic\nconfiguration", "a triangle, row by row"),),
+    ),
+    (
+        icon_training,
+        r"$\min_\theta\,\Phi(x(T))+\alpha\,\Vert\theta\Vert^2$",
+        INK,
+        90,
+        (),
+        (("structural equations", "two players"),),
+    ),
+    (
+        icon_gap,
+        r"$\mathrm{gap}\leq c\,/\sqrt{S}$",
+        INK,
+        58,
+        (("unrolled", "layers with a threshold"),),
+        (),
+    ),
+)
+
+
 def main(folder: Path) -> None:
     """Write all pictures into the folder."""
     look.theme()
@@ -201,6 +302,7 @@ def main(folder: Path) -> None:
     narrow(folder / "landing-narrow.png")
     for depth in FRAMES:
         frame(depth, folder / "frames" / f"depth-{depth}.png")
+    neighbours(folder / "neighbours.png")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_committed_pictures_are_the_ones_that_the_code_draws(tmp_path, monkeypat
     pictures.main(tmp_path)
     torch.set_default_dtype(before)
     drawn = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.png"))
-    assert len(drawn) == 2 + len(pictures.FRAMES)
+    assert len(drawn) == 3 + len(pictures.FRAMES)
     for name in drawn:
         new, stored = (np.asarray(Image.open(f / name).convert("RGB"), float) for f in (tmp_path, ROOT / "book/img"))
         assert new.shape == stored.shape, name
