@@ -20,8 +20,8 @@ from dnlbook.complexities import Complexity, Support, checked_depth, log
 from dnlbook.rademacher import mean_abs_sums, sample_of, signs_or_default
 
 _BLOCK = 4_000_000
-#: small enough for the cache
-_SMALL_BLOCK = 100_000
+#: sign vectors times candidates that are handled at once: small enough for the cache
+_SMALL_BLOCK = 200_000
 #: values that differ by less are equal
 _TIE = 1e-12
 
@@ -212,51 +212,77 @@ def structural_constant_1d(
     points = sample_of(_checks.shape("x", x, ("S",)).unsqueeze(1))[:, 0]
     a, B = _checks.positive_float("alpha", alpha), _checks.positive_float("bound", bound)
     vectors, _ = signs_or_default(signs, len(points), n_signs, seed)
-    kinks = a / points.abs()
-    t = torch.cat([kinks[kinks < B], kinks.new_tensor([B])])
-    line = t.unsqueeze(1) * points
-    shrunk = line.sign() * (line.abs() - a).relu()
+    t = _candidates(points, a, B)
     sums = torch.zeros(4, dtype=torch.float64)
-    for block in torch.split(vectors, max(1, _SMALL_BLOCK // len(t))):
-        total = block @ shrunk.T
-        side, best = _first_maximizer(total)
-        sums[0] += (B * (block @ points).abs() - total.abs().amax(1)).sum()
-        sums[1] += _telescoped(block, line, shrunk, total - block[:, :1] * shrunk[:, 0])
-        clipped = side.unsqueeze(1) * line[best].clamp(-a, a)
+    for block in torch.split(vectors, max(1, _SMALL_BLOCK // t.numel())):
+        partial, values = _correlations(block, points, t, a)
+        side, best = _first_maximizer(values)
+        sums[0] += (B * partial[:, -1].abs() - values.abs().amax((1, 2))).sum()
+        sums[1] += _telescoped(block, points, t, a, values)
+        clipped = side.unsqueeze(1) * (t.flatten()[best].unsqueeze(1) * points).clamp(-a, a)
         sums[2] += (block * clipped).sum()
-        sums[3] += _ray(block, points, a, B)
+        sums[3] += _ray(partial, points, a, B)
     exact, tel, corr, ray = (sums / (2 * a * len(vectors))).tolist()
     cap = min(math.sqrt(len(points)) * (1 + 2 * B) / (4 * a), float(len(points)))
     return {"exact": exact, "tel": tel, "corr": max(corr, 0.0), "ray": ray, "cap": cap}
 
 
+def _candidates(points: Tensor, alpha: float, bound: float) -> Tensor:
+    """The kinks below the bound, each once, and the bound, in rows of equal length that the bound fills up."""
+    kinks = [kink for kink in dict.fromkeys((alpha / points.abs()).tolist()) if kink < bound]
+    width = math.isqrt(len(kinks)) + 1
+    rows = len(kinks) // width + 1
+    return points.new_tensor(kinks + [bound] * (rows * width - len(kinks))).view(rows, width)
+
+
+def _correlations(signs: Tensor, points: Tensor, t: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The sums over the j largest samples for j = 0 .. S, and from them the correlation at every candidate."""
+    size, order = points.abs().sort(descending=True)
+    first = signs.new_zeros(len(signs), 1)
+    partial = torch.cat([first, (signs * points)[:, order].cumsum(1)], 1)
+    branches = torch.cat([first, (signs * points.sign())[:, order].cumsum(1)], 1)
+    # only the samples whose kink lies below t are out of the dead zone
+    alive = torch.searchsorted(alpha / size, t)
+    return partial, t * partial[:, alive] - alpha * branches[:, alive]
+
+
 def _first_maximizer(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Sign and index of the first entry of largest size in each row; ties are ties up to rounding."""
+    """Sign and place of the first entry of largest size; ties are ties up to rounding.
+
+    The entries come in rows: first the row is found by its largest size, then the place within this row.
+    """
     size = values.abs()
-    best = (size >= size.amax(1, keepdim=True) - _TIE).to(torch.uint8).argmax(1)
-    negative = values.gather(1, best.unsqueeze(1))[:, 0] < -_TIE
-    return torch.where(negative, -1.0, 1.0).to(values.dtype), best
+    tops = size.amax(2)
+    level = tops.amax(1, keepdim=True) - _TIE
+    row = (tops >= level).to(torch.uint8).argmax(1)
+    each = torch.arange(len(values), device=values.device)
+    column = (size[each, row] >= level).to(torch.uint8).argmax(1)
+    negative = values[each, row, column] < -_TIE
+    return torch.where(negative, -1.0, 1.0).to(values.dtype), row * values.shape[2] + column
 
 
-def _telescoped(signs: Tensor, line: Tensor, shrunk: Tensor, rest: Tensor) -> Tensor:
-    """Half of the sum of delta_k over k and the sign vectors; rest holds the sum without the sample k = 0."""
-    total = signs.new_zeros(())
-    for k in range(signs.shape[1]):
-        plus, at = _first_maximizer(rest + shrunk[:, k])
-        minus, back = _first_maximizer(rest - shrunk[:, k])
-        length = (plus * line[at, k] - minus * line[back, k]).abs()
-        total += (length - (plus * shrunk[at, k] - minus * shrunk[back, k]).abs()).sum() / 2
-        if k + 1 < signs.shape[1]:
-            rest = rest + signs[:, k : k + 1] * line[:, k] - signs[:, k + 1 : k + 2] * shrunk[:, k + 1]
-    return total
+def _telescoped(signs: Tensor, points: Tensor, t: Tensor, alpha: float, values: Tensor) -> Tensor:
+    """Half of the sum of delta_k over k and the sign vectors; the values are overwritten.
+
+    At the step k they hold the sum in which the samples before k are lines and the others are shrunk.
+    """
+    inside = signs.new_zeros(len(signs))
+    for k, x in enumerate(points):
+        line, sign = t * x, signs[:, k].view(-1, 1, 1)
+        clipped = line.clamp(-alpha, alpha)
+        flipped = torch.addcmul(values, sign, line - clipped, value=-2)
+        (side, at), (other, back) = _first_maximizer(values), _first_maximizer(flipped)
+        # the difference of a line minus that of the shrunk line is the part inside of the dead zone
+        dead = clipped.flatten()
+        inside += (side * dead[at] - other * dead[back]).abs()
+        values.addcmul_(sign, clipped)
+    return inside.sum() / 2
 
 
-def _ray(signs: Tensor, points: Tensor, alpha: float, bound: float) -> Tensor:
+def _ray(partial: Tensor, points: Tensor, alpha: float, bound: float) -> Tensor:
     """The integral of |sum| - |sum over the samples that are alive at u|, summed over the sign vectors."""
-    ordered, order = points.abs().sort(descending=True)
-    partial = (signs * points)[:, order].cumsum(1).abs()
-    partial = torch.cat([partial.new_zeros(len(partial), 1), partial], 1)
     # j samples are alive for u between the thresholds alpha / |x| of the sample j and of the next one
-    ends = (alpha / ordered).clamp(max=bound)
+    ends = (alpha / points.abs().sort(descending=True).values).clamp(max=bound)
     ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([bound])])
-    return ((partial[:, -1:] - partial) * ends.diff()).sum()
+    size = partial.abs()
+    return ((size[:, -1:] - size) * ends.diff()).sum()

@@ -155,6 +155,56 @@ def test_lower_forms_by_their_definitions():
     assert constants["cap"] == pytest.approx(min(math.sqrt(5) * 3.4 / 1.4, 5))
 
 
+def slow_forms(x, alpha, bound, signs):
+    """Exact constant, telescoping and correlation form by loops over signs and samples and both signs of every t."""
+    kinks = [float(alpha / abs(v)) for v in x if alpha / abs(v) < bound]
+    candidates = torch.tensor([s * t for t in [*kinks, bound] for s in (1.0, -1.0)])
+    # a row for each sample
+    line = x.unsqueeze(1) * candidates
+    shrunk = soft_threshold(alpha)(line)
+    sums = torch.zeros(3)
+    for each in signs:
+        total = each @ shrunk
+        best = int((total >= total.max() - 1e-12).to(torch.int8).argmax())
+        sums[0] += bound * (each @ x).abs() - total.max()
+        sums[2] += each @ (line[:, best] - shrunk[:, best])
+        rest = total
+        for k, sign in enumerate(each):
+            rest = rest - sign * shrunk[k]
+            above, below = rest + shrunk[k], rest - shrunk[k]
+            a, b = (int((side >= side.max() - 1e-12).to(torch.int8).argmax()) for side in (above, below))
+            sums[1] += ((line[k, a] - line[k, b]).abs() - (shrunk[k, a] - shrunk[k, b]).abs()) / 2
+            rest = rest + sign * line[k]
+    return dict(zip(("exact", "tel", "corr"), (sums / len(signs) / (2 * alpha)).tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "x, signs",
+    [
+        (points(2048, 7), random_signs(2, 2048, seed=1)),
+        (points(300, 8), random_signs(12, 300, seed=2)),
+        # ties: kinks that coincide, flat pieces, samples at zero
+        ((8 * points(60, 9)).round() / 8, random_signs(40, 60, seed=3)),
+        (torch.linspace(-1, 1, 33), random_signs(40, 33, seed=4)),
+    ],
+    ids=["2048 points", "300 points", "points of a grid", "equally spaced"],
+)
+def test_forms_agree_with_the_slow_ones(x, signs):
+    x = x.to(torch.float64)
+    constants, slow = structural_constant_1d(x, 0.3, 1.2, signs=signs), slow_forms(x, 0.3, 1.2, signs)
+    assert constants["exact"] == pytest.approx(slow["exact"], abs=1e-11)
+    assert constants["tel"] == pytest.approx(slow["tel"], abs=1e-11) and constants["tel"] > 0.1
+    assert constants["corr"] == pytest.approx(max(slow["corr"], 0.0), abs=1e-11)
+
+
+def test_many_equal_sizes_have_a_closed_form_too():
+    signs, y = random_signs(50, 2048, seed=6), torch.sign(points(2048, 5))
+    constants = structural_constant_1d(0.8 * y, 0.3, 1.5, signs=signs)
+    expected = float((signs @ y).abs().mean()) / 2
+    assert constants["exact"] == pytest.approx(expected, rel=1e-12)
+    assert constants["ray"] == pytest.approx(expected, rel=1e-12)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8), alpha=st.floats(0.02, 2), bound=st.floats(0.1, 3))
 def test_lower_forms_are_between_zero_and_the_exact_constant(seed, count, alpha, bound):
