@@ -153,11 +153,11 @@ class RecursionBound(RademacherBound):
 def learned_thresholds_bound(budget: Budget, learned: tuple[float, float], *, mode: str = "discrete") -> RecursionBound:
     r"""Return the bound of the class whose thresholds :math:`\alpha,\beta\in[\alpha_-,\alpha_+]` are learned too,
 
-    .. math:: \kappa=2,\qquad B_b\to B_b+(\alpha_+-\alpha_-) .
+    .. math:: \kappa=2,\qquad B_b\to B_b+\tfrac12(\alpha_+-\alpha_-) .
 
-    A theorem for a fixed activation does not cover learned thresholds, and learning them costs in the bound.
-    It holds since :math:`|\sigma_{\alpha\beta}(h)-\sigma_{\alpha'\beta'}(h')|\le|h-h'|
-    +\max(|\alpha-\alpha'|,|\beta-\beta'|)`, by Maurer's contraction inequality for vectors.
+    A theorem for a fixed activation does not cover learned thresholds, and learning them costs in the bound:
+    each of the two branches :math:`(h-\alpha)_+` and :math:`(-h-\beta)_+` contracts to a pre-activation with a
+    threshold, where the range adds :math:`\mathbb E\sup_\alpha\alpha\sum_s\varepsilon_s=\frac12(\alpha_+-\alpha_-)m_S`.
     Source: chapter *The structural term saves a factor, not a rate*.
 
     Parameters
@@ -180,14 +180,14 @@ def learned_thresholds_bound(budget: Budget, learned: tuple[float, float], *, mo
     low, high = (_checks.nonnegative_float("learned", end) for end in learned)
     if low > high:
         raise ValueError(f"learned: expected an interval, received {learned!r}")
-    wider = replace(budget, Bb=budget.Bb + high - low)
+    wider = replace(budget, Bb=budget.Bb + (high - low) / 2)
     return _LearnedThresholds(wider, soft_threshold(low), mode=mode, kappa=2.0)
 
 
 class _LearnedThresholds(RecursionBound):
     def _assumptions(self) -> tuple[str, ...]:
         first, _, _, *rest = super()._assumptions()
-        budgets = f"row budgets {self.budget}, where Bb counts the range of the thresholds, fixed before the data"
+        budgets = f"row budgets {self.budget}, where Bb counts half the range of the thresholds, fixed before the data"
         return (first, budgets, "soft thresholds that are learned within a range fixed before the data", *rest)
 
 
