@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -102,35 +103,69 @@ class Gap:
     level: float
 
 
-def mean_interval(values: Tensor, *, level: float = 0.95) -> tuple[float, float, float]:
+@overload
+def mean_interval(values: Tensor, *, level: float = 0.95, axis: None = None) -> tuple[float, float, float]: ...
+
+
+@overload
+def mean_interval(values: Tensor, *, level: float = 0.95, axis: int) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def mean_interval(
+    values: Tensor, *, level: float = 0.95, axis: int | None = None
+) -> tuple[float, float, float] | tuple[Tensor, Tensor, Tensor]:
     r"""Return the mean of independent values and the ends of Student's t interval.
 
-    Paired comparisons pass the differences.  Source: classical.
+    .. math:: \bar v\pm t_{N-1}\Bigl(\frac{1+\text{level}}2\Bigr)\,\frac{s}{\sqrt N},\qquad
+              s^2=\frac1{N-1}\sum_i(v_i-\bar v)^2 .
+
+    Paired comparisons pass the differences; for a geometric mean take the exponentials of the interval of the
+    logarithms.  Source: classical.
 
     Parameters
     ----------
-    values : Tensor, shape ``(N,)``
-        At least two.
+    values : Tensor, shape ``(N,)``, or any shape with an axis
+        At least two along the axis.
     level : float
         In (0, 1).
+    axis : int, optional
+        Many means at once: the axis that holds the independent values.  Each interval has the level by itself.
+
+    Returns
+    -------
+    mean, low, high : float, or Tensor of the shape of the values without the axis
 
     Raises
     ------
     ValueError, TypeError
-        If there are fewer than two finite values or the level is outside (0, 1).
+        If there are fewer than two values, one of them is not finite, the level is outside (0, 1), or the
+        values have no such axis.
 
     Examples
     --------
     >>> [round(number, 3) for number in mean_interval(torch.tensor([0.0, 1.0, 2.0]))]
     [1.0, -1.484, 3.484]
+    >>> mean_interval(torch.tensor([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0]]), axis=1)[2]
+    tensor([3.4841, 3.0000])
     """
     from scipy.stats import t
 
-    sample = _checks.finite("values", _checks.shape("values", values, ("N",)))
-    if len(sample) < 2:
-        raise ValueError(f"values: expected at least 2 for an interval, received {len(sample)}")
-    quantile = float(t.ppf(0.5 + probability("level", level) / 2, len(sample) - 1))
-    mean, half = float(sample.mean()), quantile * float(sample.std()) / math.sqrt(len(sample))
+    if axis is None:
+        sample, place = _checks.shape("values", values, ("N",)), 0
+    else:
+        sample, place = _checks.tensor("values", values), axis
+        if not isinstance(axis, int):
+            raise TypeError(f"axis: expected an int or None, received {type(axis).__name__}")
+        if not -sample.ndim <= place < sample.ndim:
+            raise ValueError(f"axis: expected an axis of values {tuple(sample.shape)}, received {axis!r}")
+    count = _checks.finite("values", sample).shape[place]
+    if count < 2:
+        raise ValueError(f"values: expected at least 2 for an interval, received {count}")
+    quantile = float(t.ppf(0.5 + probability("level", level) / 2, count - 1))
+    mean = sample.mean(place)
+    half = quantile * sample.std(place) / math.sqrt(count)
+    if axis is None:
+        return float(mean), float(mean) - float(half), float(mean) + float(half)
     return mean, mean - half, mean + half
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -220,6 +221,38 @@ def test_gap_of_one_network_has_the_interval_of_its_test_set():
     half = stats.norm.ppf(0.95) * float(values.std()) / 20
     assert gaps["logistic"].high - gaps["logistic"].mean == pytest.approx(half)
     assert mean_interval(torch.tensor([1.0, 1.0])) == (1.0, 1.0, 1.0)
+
+
+def test_many_intervals_at_once_are_those_of_each_series():
+    values = sample(7 * 3 * 4).reshape(7, 3, 4, 3)
+    for axis in (0, 1, -2, 3):
+        series = values.movedim(axis, -1)
+        mean, low, high = mean_interval(values, level=0.9, axis=axis)
+        assert mean.shape == low.shape == high.shape == series.shape[:-1]
+        for place in np.ndindex(*mean.shape):
+            single = mean_interval(series[place], level=0.9)
+            assert (mean[place], low[place], high[place]) == pytest.approx(single, rel=1e-12)
+    one = values[:, 0, 0, 0]
+    expected = stats.t.interval(0.95, 6, loc=float(one.mean()), scale=stats.sem(one.numpy()))
+    assert tuple(map(float, mean_interval(one, axis=0)))[1:] == pytest.approx(expected, rel=1e-12)
+
+
+def test_intervals_need_two_finite_values_and_an_axis():
+    for axis in (2, -3):
+        with pytest.raises(ValueError, match="axis: expected an axis of values"):
+            mean_interval(torch.ones(4, 3), axis=axis)
+    with pytest.raises(ValueError, match="values: expected shape"):
+        mean_interval(torch.ones(4, 3))
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_interval(torch.ones(4, 1), axis=1)
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval(torch.tensor([[1.0, math.nan], [1.0, 2.0]]), axis=0)
+    with pytest.raises(ValueError, match="level"):
+        mean_interval(torch.ones(4, 3), axis=0, level=1.0)
+    with pytest.raises(TypeError, match="axis: expected an int"):
+        mean_interval(torch.ones(4, 3), axis="seeds")
+    with pytest.raises(TypeError, match="values: expected a torch.Tensor"):
+        mean_interval([[1.0, 2.0]], axis=0)
 
 
 def test_measured_gaps_stay_below_the_certificate():
