@@ -9,6 +9,8 @@ stored the error of a claim.
 - ``{claims-table}`` shows the claims of the notebook in which it stands.
 - ``{claim}`euler-order-rk4``` links to the row of one claim, from any page.
 - ``{measured}`euler-order-rk4``` is the number that the claim measured, with the same link.
+
+Numbers in sentences, measured or glued, keep their digits and get a minus sign and powers of ten.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 MIME = "application/vnd.dnlbook.claim+json"
+GLUED = "application/papermill.record/text/plain"
 LEDGER = "book/claims"
 HEAD = """\
 % This page is generated when the site is built.  Its source are the stored notebooks.
@@ -145,6 +148,24 @@ def escape(text: str) -> str:
     return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+])(?=\s|$)", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", text)
 
 
+def readable(number: str) -> str:
+    """A printed number as it stands in a sentence.
+
+    >>> readable("-0.40"), readable("5.7e+02"), readable("7.0e-04"), readable("< 1e-12"), readable("euler-2")
+    ('−0.40', '570', '7.0·10⁻⁴', '< 10⁻¹²', 'euler-2')
+    """
+
+    def power(match: re.Match[str]) -> str:
+        digits, exponent = match[1], int(match[2])
+        if 0 <= exponent < 5:
+            return f"{float(match[0]):.0f}"
+        raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
+
+    number = re.sub(r"\b(\d+(?:\.\d+)?)e([-+]\d+)\b", power, number)
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", number)
+
+
 def table(claims: list[StoredClaim], *, sources: bool) -> str:
     """MyST of a table of claims; ``sources`` adds to each statement where its expectation comes from."""
     lines = [":::{list-table}", ":header-rows: 1", f":class: claims{' ledger' if sources else ''}", ""]
@@ -187,13 +208,19 @@ def write_ledger(app: Sphinx, config: Config) -> None:
         write_if_changed(Path(app.srcdir) / f"{LEDGER}.md", ledger(chapters))
 
 
-def hide_records(app: Sphinx, docname: str, source: list[str]) -> None:
-    """The records are for machines; MyST-NB would warn that it cannot show them."""
-    if MIME not in source[0] or not app.env.doc2path(docname).endswith(".ipynb"):
+def prepare_outputs(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Without the records, which are for machines, and with glued numbers quoted.
+
+    MyST-NB would warn that it cannot show a record, and would evaluate a glued 0.40 to 0.4.
+    """
+    if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
     for output in outputs(notebook):
-        output.get("data", {}).pop(MIME, None)
+        data = output.get("data", {})
+        data.pop(MIME, None)
+        if GLUED in data:
+            data[GLUED] = repr(readable("".join(data[GLUED])))
     source[0] = json.dumps(notebook)
 
 
@@ -222,7 +249,7 @@ class Measured(XRefRole):
         if claim is None:
             return title, target
         env.note_dependency(env.doc2path(claim.docname))
-        return claim.measured, target
+        return readable(claim.measured), target
 
 
 def link_to_claim(
@@ -243,7 +270,7 @@ def link_to_claim(
 
 def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", write_ledger)
-    app.connect("source-read", hide_records)
+    app.connect("source-read", prepare_outputs)
     app.connect("missing-reference", link_to_claim)
     app.add_role("claim", XRefRole(warn_dangling=True, innernodeclass=nodes.inline))
     app.add_role("measured", Measured(warn_dangling=True, innernodeclass=nodes.inline))

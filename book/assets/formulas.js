@@ -1,8 +1,21 @@
 // A formula in a sentence cannot be broken into lines.  One that is wider than its column gets a scroll bar of its own.
 // Formulas that scroll, these and wide equations, can be reached with the tab key.
+// A mark of punctuation after a formula, or a bracket before it, stays on its line.
 (() => {
   const article = document.querySelector("article");
   if (!article) return;
+  article.querySelectorAll("span.math").forEach((formula) => {
+    const [before, after] = [formula.previousSibling, formula.nextSibling];
+    const opening = before?.nodeType === Node.TEXT_NODE ? before.data.match(/[(\[“]+$/)?.[0] : "";
+    const closing = after?.nodeType === Node.TEXT_NODE ? after.data.match(/^[.,;:!?)\]”’]+/)?.[0] : "";
+    if (!opening && !closing) return;
+    const line = document.createElement("span");
+    line.className = "with-formula";
+    formula.replaceWith(line);
+    line.append(opening || "", formula, closing || "");
+    if (opening) before.data = before.data.slice(0, -opening.length);
+    if (closing) after.data = after.data.slice(closing.length);
+  });
   const column = (formula) => {
     let block = formula.parentElement;
     while (getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;

@@ -181,9 +181,12 @@ def clipped(tab: Any) -> list[str]:
         """() => {
           const scrollable = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
           const reachable = (e) => e && e.tagName !== "ARTICLE" && (scrollable(e) || reachable(e.parentElement));
-          const edge = document.querySelector("article")?.getBoundingClientRect().right ?? window.innerWidth;
+          const box = document.querySelector("article")?.getBoundingClientRect();
+          const [start, edge] = box ? [box.left, box.right] : [0, window.innerWidth];
+          // no scroll bar reaches what begins left of the page
+          const cut = (r, e) => r.width && (r.left < start - 1 || (r.right > edge + 1 && !reachable(e)));
           return [...document.querySelectorAll("article :is(mjx-container, table, img, pre, code, input)")]
-            .filter((e) => e.getBoundingClientRect().right > edge + 1 && !reachable(e)).slice(0, 8).map((e) => {
+            .filter((e) => cut(e.getBoundingClientRect(), e)).slice(0, 8).map((e) => {
               const block = e.closest("p, li, dd, td, figure, div") || e;
               const text = block.textContent.trim().replace(/\\s+/g, " ").slice(0, 90);
               return `${e.tagName.toLowerCase()} is cut off at ${Math.round(edge)} px in: ${text}`;

@@ -94,6 +94,7 @@ It takes {eq}`eq-waves` and a page.
 Since $a_1 + a_2 + a_3 + a_4 + a_5 + a_6 + a_7 + a_8 + a_9 + a_{10} + a_{11} + a_{12} = 0$, all is said.
 :::
 """
+TIDES = "# Tides are waves\n\nThe sea rises by {glue:text}`tides-rise` m or 90 % of that.\n"
 TABLE = "## Claims\n\n:::{claims-table}\n:::\n"
 
 
@@ -106,9 +107,15 @@ def claim_output(claim: Record) -> nbformat.NotebookNode:
     return new_output("display_data", data=data)
 
 
+def glued(key: str, text: str) -> nbformat.NotebookNode:
+    metadata = {"scrapbook": {"name": key, "mime_prefix": "application/papermill.record/"}}
+    return new_output("display_data", data={"application/papermill.record/text/plain": text}, metadata=metadata)
+
+
 def notebook(text: str, claims: list[Record]) -> nbformat.NotebookNode:
     cells = [new_markdown_cell(text)]
     cells += [new_code_cell(f'claim("{c.id}")', execution_count=1, outputs=[claim_output(c)]) for c in claims]
+    cells.append(new_code_cell('glue("tides-rise", -0.4, ".2f")', execution_count=1, outputs=[glued("tides-rise", "-0.40")]))
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return new_notebook(cells=[*cells, new_markdown_cell(TABLE)], metadata=metadata)
 
@@ -126,7 +133,7 @@ def write(folder: Path) -> Path:
         Image.new("RGB", (64, 48), (255 - 20 * depth, 250, 240)).save(folder / "book" / "img" / f"frame-{depth}.png")
     (folder / "notebooks" / "part").mkdir(parents=True)
     write_chapter(folder, "long_waves", CHAPTER, [record("long-waves-length")])
-    write_chapter(folder, "tides", "# Tides are waves\n", [record("tides-height"), record("tides-period")])
+    write_chapter(folder, "tides", TIDES, [record("tides-height"), record("tides-period")])
     return folder
 
 

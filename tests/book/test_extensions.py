@@ -232,6 +232,11 @@ def test_chapter_has_the_table_of_its_own_claims(site: checks.Site) -> None:
     assert [link.get_text() for link in links] == ["tides-height", "0.9995"]
 
 
+def test_glued_number_keeps_its_digits(site: checks.Site) -> None:
+    text = site.soup(site.html / "notebooks/part/tides.html").select_one("article").get_text(" ", strip=True)
+    assert "The sea rises by −0.40 m or 90\xa0% of that." in text
+
+
 def test_unchanged_ledger_is_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "claims.md"
     claims_ledger.write_if_changed(path, "one")

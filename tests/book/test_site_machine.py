@@ -187,8 +187,10 @@ def test_page_wider_than_a_phone_is_caught(chromium: Any, edited: Edit) -> None:
     assert wide[0].startswith("the page is") and "in: wide" in wide[1]
 
 
-def test_cut_off_formula_is_caught(chromium: Any, edited: Edit) -> None:
-    element = '<div style="overflow: hidden; width: 300px"><pre style="overflow: visible; width: 800px">x</pre></div>'
+@pytest.mark.parametrize("box", ["overflow: hidden", "overflow: auto; display: flex; justify-content: center"])
+def test_cut_off_formula_is_caught(chromium: Any, edited: Edit, box: str) -> None:
+    wide = '<pre style="overflow: visible; width: 800px; flex: none">x</pre>'
+    element = f'<div style="width: 300px; {box}">{wide}</div>'
     html = edited("</article>", f"{element}</article>")
     with browser.serve(html) as base, browser.visit(chromium, base, f"{CHAPTER}.html", browser.NARROW) as (tab, _):
         assert browser.overflow(tab) == []
