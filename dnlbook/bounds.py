@@ -25,9 +25,9 @@ LINEAR = ("massart", "mc", "exact")
 class RecursionBound(RademacherBound):
     r"""The layer recursion, its Grönwall envelope and its continuous form,
 
-    .. math:: \hat{\mathfrak R}_S(\mathcal F^L)\le\frac1S\Bigl[g\,(B_0\,\ell+B_{b0}m_S)
-              +\frac{g-1}cB_b\kappa B_Vm_S\Bigr],\qquad
-              g=\Bigl(1+\frac{cT}L\Bigr)^L\ \text{or}\ e^{cT},
+    .. math:: &\hat{\mathfrak R}_S(\mathcal F^L)\le\frac1S\Bigl[g\,(B_0\,\ell+B_{b0}m_S)
+              +\frac{g-1}cB_b\kappa B_Vm_S\Bigr],\\
+              &g=\Bigl(1+\frac{cT}L\Bigr)^L\ \text{or}\ e^{cT},
 
     with :math:`c=\kappa B_VB_W` and :math:`\ell\ge\mathbb E\max_j|\sum_s\varepsilon_sd^s_j|` by Massart's lemma
     or by Monte Carlo.  For :math:`\sigma=\mathrm{id}`, ``mode="discrete"`` and ``linear="exact"`` it is an equality.

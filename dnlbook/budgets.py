@@ -27,8 +27,8 @@ BIASES = {"b_in": "Bb0", "b": "Bb"}
 class Budget:
     r"""What a class of residual networks may spend; it is fixed before the data are seen.
 
-    .. math:: \|W_{in}\|_\infty\le B_0,\quad|b_{in}|_\infty\le B_{b0},\quad\|V^l\|_\infty\le B_V,\quad
-              \|W^l\|_\infty\le B_W,\quad|b^l|_\infty\le B_b,\quad\|W_{out}\|_\infty\le B_{out},
+    .. math:: &\|W_{in}\|_\infty\le B_0,\quad|b_{in}|_\infty\le B_{b0},\quad\|V^l\|_\infty\le B_V,\\
+              &\|W^l\|_\infty\le B_W,\quad|b^l|_\infty\le B_b,\quad\|W_{out}\|_\infty\le B_{out},
 
     with :math:`\|A\|_\infty=\max_i\sum_j|A_{ij}|`.
     Source: chapter *Rademacher complexity through layers follows Euler's method*.

@@ -93,8 +93,8 @@ class ParameterCoverBound(RademacherBound):
     with one summand for each of the :math:`n(n_d+1)+L(2nm+m)` parameters, the root mean square X of the
     worst-case states :math:`X_s^L`, and
 
-    .. math:: \Lambda_\theta=e^{c_0T}\bigl[\|d\|_1+1+T\bigl(m\,L_\sigma(B_WX_T+B_b)+B_VL_\sigma(nX_T+1)\bigr)\bigr],
-              \qquad c_0=L_\sigma B_VB_W .
+    .. math:: \Lambda_\theta&=e^{c_0T}\bigl[\|d\|_1+1+T\bigl(m\,L_\sigma(B_WX_T+B_b)+B_VL_\sigma(nX_T+1)\bigr)\bigr],\\
+              c_0&=L_\sigma B_VB_W .
 
     Source: ours, after a classical argument; chapter *At a fixed horizon, depth does not raise the bound*.
 
@@ -178,9 +178,9 @@ class ParameterCoverBound(RademacherBound):
 class LipschitzPathBound(ParameterCoverBound):
     r"""Cover paths of parameters that change slowly, :math:`|\theta^{l+1}-\theta^l|\le K\tau` in each entry,
 
-    .. math:: \min_\epsilon\;(\Lambda_0+2\Lambda_\theta)\epsilon+X\sqrt{\frac2S\Bigl(
-              \sum_i\Bigl[\log\Bigl(1+\frac{2B_i}\epsilon\Bigr)+\Bigl\lceil\frac{KT}\epsilon\Bigr\rceil\log3\Bigr]
-              +\log N_0+\log2\Bigr)},
+    .. math:: &\min_\epsilon\;(\Lambda_0+2\Lambda_\theta)\epsilon+X\sqrt{\tfrac2S(E+\log N_0+\log2)},\\
+              &E=\sum_i\Bigl[\log\Bigl(1+\frac{2B_i}\epsilon\Bigr)
+              +\Bigl\lceil\frac{KT}\epsilon\Bigr\rceil\log3\Bigr],
 
     with one summand for each of the :math:`2nm+m` paths and the cells :math:`N_0` of the pre-layer.
     From one node :math:`i\epsilon/K` to the next a path stays in its cell or moves to a neighbour.
@@ -409,8 +409,8 @@ class SpectralBound:
     :math:`(I,0)`; their norms :math:`\sqrt{1+\|W\|^2}` know nothing of the step.  With ``residual=True`` the
     cover is adapted to the residual layer,
 
-    .. math:: \frac{\|X\|_F}S\|W_{in}\|\|W_{out}\|\prod_l(1+\tau\|V^l\|\|W^l\|)\Bigl(\sum_l
-              \frac{(\tau\|W^l\|_{2,1}\|V^l\|)^{2/3}+(\tau\|V^l\|_{2,1}\|W^l\|)^{2/3}}
+    .. math:: &\frac{\|X\|_F}S\|W_{in}\|\|W_{out}\|\prod_l(1+\tau\|V^l\|\|W^l\|)\\
+              &\quad\times\Bigl(\sum_l\frac{(\tau\|W^l\|_{2,1}\|V^l\|)^{2/3}+(\tau\|V^l\|_{2,1}\|W^l\|)^{2/3}}
               {(1+\tau\|V^l\|\|W^l\|)^{2/3}}\Bigr)^{3/2},
 
     which grows like :math:`\sqrt L`.  Pre-layer and readout are their own references, and biases do not enter.

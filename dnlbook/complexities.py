@@ -280,8 +280,8 @@ def largest_states(
 ) -> Tensor:
     r"""Return :math:`X_s^L\ge|x^L(d^s)|_\infty` for each datum and every network of the class.
 
-    .. math:: X^{l+1}_s=X^l_s+\tau B_VL_\sigma(B_WX^l_s+B_b-\min(\alpha,\beta))_+,\qquad
-              X^0_s=B_0\|d^s\|_\infty+B_{b0} .
+    .. math:: X^{l+1}_s&=X^l_s+\tau B_VL_\sigma(B_WX^l_s+B_b-\min(\alpha,\beta))_+,\\
+              X^0_s&=B_0\|d^s\|_\infty+B_{b0} .
 
     Source: chapter *At a fixed horizon, depth does not raise the bound*.
 

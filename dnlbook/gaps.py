@@ -21,8 +21,8 @@ LOSSES = ("ramp", "zero_one", "logistic")
 def loss_values(outputs: Tensor, labels: Tensor, loss: str = "ramp", *, margin: float = 1.0) -> Tensor:
     r"""Return the loss of each datum, with the margin z of its label.
 
-    .. math:: \text{ramp: }\min(1,\max(0,1-z/\gamma)),\qquad\text{zero\_one: }1[z\le0],\qquad
-              \text{logistic: }\log(1+e^{-2z/\gamma})\ \text{or}\ \log\sum_ke^{f_k/\gamma}-f_y/\gamma .
+    .. math:: &\text{ramp: }\min(1,\max(0,1-z/\gamma)),\qquad\text{zero-one: }1[z\le0],\\
+              &\text{logistic: }\log(1+e^{-2z/\gamma})\ \text{or}\ \log\sum_ke^{f_k/\gamma}-f_y/\gamma .
 
     One output: labels 0 and 1, :math:`z=(2y-1)f`.  Several: :math:`z=f_y-\max_{k\ne y}f_k`, and the logistic
     loss is the cross entropy.  Source: chapter *Certificates on real data hold, and say little*.

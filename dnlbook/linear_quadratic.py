@@ -26,8 +26,8 @@ class LinearQuadraticProblem:
 
     .. math::
 
-        x(t)=x^0+\int_0^t\bigl(a\,x(s)+u(t,s)\bigr)\,ds,\qquad
-        J(u)=\tfrac12\bigl(x(T)-y\bigr)^2+\tfrac\alpha2\|u\|^2_{H^1(\Delta)} .
+        x(t)&=x^0+\int_0^t\bigl(a\,x(s)+u(t,s)\bigr)\,ds,\\
+        J(u)&=\tfrac12\bigl(x(T)-y\bigr)^2+\tfrac\alpha2\|u\|^2_{H^1(\Delta)} .
 
     The final state is :math:`x^0e^{aT}+c(u)` with a functional c that is continuous on :math:`H^1(\Delta)`, so with
     :math:`d=y-x^0e^{aT}` and :math:`\kappa=\|c\|^2` in the dual norm

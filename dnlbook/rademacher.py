@@ -203,8 +203,9 @@ def _mean(values: Tensor, exhaustive: bool) -> tuple[float, float]:
 def linear_suprema(data: Tensor, depth: int, budget: Budget, signs: Tensor) -> Tensor:
     r"""Return, for each sign vector, the supremum over the class with :math:`\sigma=\mathrm{id}`, divided by S.
 
-    .. math:: \frac1S\Bigl[(1+\tau c)^L\Bigl(B_0\max_j\Bigl|\sum_s\varepsilon_sd^s_j\Bigr|+B_{b0}|\Sigma|\Bigr)
-              +\frac{(1+\tau c)^L-1}cB_VB_b|\Sigma|\Bigr],\qquad c=B_VB_W,\quad\Sigma=\sum_s\varepsilon_s .
+    .. math:: &\frac1S\Bigl[(1+\tau c)^L\Bigl(B_0\max_j\Bigl|\sum_s\varepsilon_sd^s_j\Bigr|+B_{b0}|\Sigma|\Bigr)
+              +\frac{(1+\tau c)^L-1}cB_VB_b|\Sigma|\Bigr],\\
+              &c=B_VB_W,\quad\Sigma=\sum_s\varepsilon_s .
 
     Source: chapter *Rademacher complexity through layers follows Euler's method*, sharpness of the recursion.
 

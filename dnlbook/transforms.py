@@ -288,8 +288,8 @@ def _graph(weights: Tensor) -> Tensor:
 class NonLocalMean(Transformation):
     r"""The Gaussian non-local mean, :math:`f(X,\theta)_i=V\Bigl(\sum_jP_{ij}x_j-x_i\Bigr)`.
 
-    .. math:: P_{ij}=\frac{e^{-|x_i-x_j|^2/h^2}}{\sum_ke^{-|x_i-x_k|^2/h^2}},\qquad
-              \mathrm{Lip}(f)\le\lVert V\rVert\Bigl[\max(1,2w-1)+\sqrt{\tfrac{N+1}2}
+    .. math:: &P_{ij}=\frac{e^{-|x_i-x_j|^2/h^2}}{\sum_ke^{-|x_i-x_k|^2/h^2}},\\
+              &\mathrm{Lip}(f)\le\lVert V\rVert\Bigl[\max(1,2w-1)+\sqrt{\tfrac{N+1}2}
               +2\sqrt{w_1w\,(N-1)}\Bigr],
 
     with Lambert's function :math:`\mathcal W`, :math:`w=\mathcal W((N-1)/e)` and
@@ -352,8 +352,8 @@ def _lambert(z: float) -> float:
 class SelfAttention(Transformation):
     r"""Softmax self-attention, :math:`f(X,\theta)_i=\sum_jP_{ij}Vx_j`.
 
-    .. math:: P_{ij}=\frac{e^{x_i^\top Ax_j}}{\sum_ke^{x_i^\top Ax_k}},\qquad
-              \mathrm{Lip}(f)\le\lVert V\rVert\Bigl[\sqrt N
+    .. math:: &P_{ij}=\frac{e^{x_i^\top Ax_j}}{\sum_ke^{x_i^\top Ax_k}},\\
+              &\mathrm{Lip}(f)\le\lVert V\rVert\Bigl[\sqrt N
               +\Bigl(1+\sqrt{\tfrac N2}\Bigr)\lVert A\rVert R^2\Bigr]\quad\text{on }|x_i|\le R .
 
     There is no bound on the whole space, but growth is linear:

@@ -183,7 +183,7 @@ def solve_vie(
     Source: chapters *The deep-layer limit is a Volterra equation* and *Memory costs less than its triangle*;
     H. Brunner, Collocation Methods for Volterra Integral and Related Functional Equations.
 
-    The orders are those of smooth kernels.  A kernel that is only Hoelder continuous of exponent
+    The orders are those of smooth kernels.  A kernel that is only Hölder continuous of exponent
     :math:`\beta` in s costs the rules their order (:math:`\tau^\beta` for the rectangle rule), and
     collocation of degree N converges like :math:`N^{-1-\beta}` for a fixed :math:`|s-a|^\beta` inside a
     panel and like :math:`N^{-2(1+\beta)}` for :math:`(t-s)^\beta`.  A kink at a known place belongs into
@@ -236,7 +236,7 @@ def solve_vie(
 
     Examples
     --------
-    The solution of x(t) = 1 + 9 int (t - s) x(s) ds is cosh 3t:
+    The solution of :math:`x(t)=1+9\int_0^t(t-s)\,x(s)\,ds` is :math:`\cosh3t`:
 
     >>> t = torch.linspace(0, 1, 5, dtype=torch.float64)
     >>> one = torch.ones((), dtype=torch.float64)
@@ -309,7 +309,7 @@ def solve_convolution_vie(
     method: str = "rectangle",
     max_iterations: int = 60,
 ) -> VIESolution:
-    r"""Solve :math:`x(t)=g(t)+\int_0^t\kappa(t-s)\,f(x(s))\,ds` by a network's rule in O(N log^2 N).
+    r"""Solve :math:`x(t)=g(t)+\int_0^t\kappa(t-s)\,f(x(s))\,ds` by a network's rule in :math:`O(N\log^2N)`.
 
     The result is that of the rule on the grid,
 

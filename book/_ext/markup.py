@@ -40,10 +40,10 @@ def fold_proofs(app: Sphinx, doctree: nodes.document) -> None:
 def unbroken(text: str) -> str:
     """No line may end inside a number or before a percent sign.
 
-    >>> unbroken("90 % of 40 000 samples in 3 runs")
-    '90\\xa0% of 40\\xa0000 samples in 3 runs'
+    >>> unbroken("90 % of 40 000 samples in 3 runs, p = 0.5 ± 0.1")
+    '90\\xa0% of 40\\xa0000 samples in 3 runs, p\\xa0=\\xa00.5\\xa0±\\xa00.1'
     """
-    return re.sub(r" (?=%)|(?<=\d) (?=\d{3}(?!\d))", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r" (?=[%=±])|(?<=[=±]) |(?<=\d) (?=\d{3}(?!\d))", "\N{NO-BREAK SPACE}", text)
 
 
 def keep_numbers(app: Sphinx, doctree: nodes.document, docname: str) -> None:

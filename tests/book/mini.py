@@ -115,7 +115,8 @@ def glued(key: str, text: str) -> nbformat.NotebookNode:
 def notebook(text: str, claims: list[Record]) -> nbformat.NotebookNode:
     cells = [new_markdown_cell(text)]
     cells += [new_code_cell(f'claim("{c.id}")', execution_count=1, outputs=[claim_output(c)]) for c in claims]
-    cells.append(new_code_cell('glue("tides-rise", -0.4, ".2f")', execution_count=1, outputs=[glued("tides-rise", "-0.40")]))
+    rise = glued("tides-rise", "-0.40")
+    cells.append(new_code_cell('glue("tides-rise", -0.4, ".2f")', execution_count=1, outputs=[rise]))
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return new_notebook(cells=[*cells, new_markdown_cell(TABLE)], metadata=metadata)
 

@@ -56,13 +56,23 @@ def goals(results: dict[str, Any], path: Path) -> tuple[str, str]:
                 if goal["direction"] == "at_most":
                     ends = [1 / end for end in reversed(ends)]
                 rows.append((f"{group['id']}, {case['label']}", goal["against"], met, *ends))
-    fig, ax = _axes(len(rows))
-    for place, (work, _, met, low, high) in enumerate(rows):
+    places, names = [], []  # a group has a head of its own
+    for work, against, *_ in rows:
+        head, _, label = work.partition(", ")
+        if head not in names:
+            names.append(head)
+        places.append(-len(names))
+        names.append(f"{number(label)}, {against}")
+    fig, ax = _axes(len(names))
+    for (work, _, met, low, high), place in zip(rows, places, strict=True):
         color = BLUE if work.startswith("residual") else EMBER
-        _dots(ax, [{"median": met, "lower": low, "upper": high}], [-place], color, "o" if color == BLUE else "^")
+        _dots(ax, [{"median": met, "lower": low, "upper": high}], [place], color, "o" if color == BLUE else "^")
     ax.axvline(1, color=INK, linewidth=1.4, linestyle=(0, (5, 2.5)), zorder=1)
-    ax.set_yticks([-place for place in range(len(rows))], [number(work) for work, *_ in rows])
-    ax.set_ylim(-len(rows) + 0.4, 0.6)
+    ax.set_yticks([-place for place in range(len(names))], names)
+    for place, text in enumerate(ax.get_yticklabels()):
+        text.set(fontsize=10.5, weight="normal" if -place in places else "bold")
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(-len(names) + 0.4, 0.6)
     _ticks(ax, min(row[3] for row in rows), max(row[4] for row in rows))
     ax.set_xlabel("goal met by a factor of")
     save(fig, path)
@@ -92,11 +102,13 @@ def group(measured: dict[str, Any], path: Path) -> tuple[str, str]:
     for name, label, ratio, kind in entries:
         y = height[name] - labels.index(label)
         _dots(ax, [ratio], [y], GREY if kind in ("peer", "floor") else own, "s" if kind in ("peer", "floor") else "^")
+        left = ratio["upper"] < 1  # on that side the label does not cover the line
         ax.annotate(
             number(label),
-            (max(ratio["upper"], ratio["median"] * 1.04), y),
-            xytext=(7, 0),
+            (min(ratio["lower"], ratio["median"] / 1.04) if left else max(ratio["upper"], ratio["median"] * 1.04), y),
+            xytext=(-7 if left else 7, 0),
             textcoords="offset points",
+            ha="right" if left else "left",
             va="center",
             fontsize=10.5,
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
@@ -107,7 +119,8 @@ def group(measured: dict[str, Any], path: Path) -> tuple[str, str]:
     ax.set_yticks([height[name] - centre for name in names], [textwrap.fill(name, 17) for name in names])
     ax.set_ylim(min(height.values()) - len(labels) + 0.2, 0.9)
     low, high = (choose(ratio[end] for _, _, ratio, _ in entries) for choose, end in ((min, "lower"), (max, "upper")))
-    _ticks(ax, min(low, 1.0), max(high, 1.0) * 2.2)
+    room = max(high, 1.0) / min(low, 1.0)  # for the labels
+    _ticks(ax, min(low, 1.0) / (room**0.42 if low < 1 else 1.0), max(high, 1.0) * 2.2)
     what = "memory" if measured["cases"][0]["unit"] == "B" else "time"
     ax.set_xlabel(f"{what} over that of dnlbook")
     ax.tick_params(axis="y", length=0)
@@ -141,15 +154,16 @@ def growth(results: dict[str, Any], path: Path) -> tuple[str, str]:
             style = figures.role(kind)
             ax.loglog(depths, [value / unit for value in values], **style)
             exponent = case["candidates"][0]["value"]["median"]
+            above = kind == "dense"
             figures.label_end(
                 ax,
-                depths[-1],
-                values[-1] / unit,
+                depths[-1 if above else -3],
+                values[-1 if above else -3] / unit,
                 f"{kind} {exponent:.2f}",
                 color=style["color"],
-                dx=-8,
-                dy=5,
-                ha="right",
+                dx=-8 if above else 8,
+                dy=5 if above else -10,
+                ha="right" if above else "left",
             )
             ticks |= set(depths)
             said.append(f"{what.partition(',')[0]} of the {kind} network grows with exponent {exponent:.2f}")
