@@ -2,6 +2,7 @@
 
 - sphinx-proof and sphinx-exercise use some ids again and again: they become unique or go.
 - A proof with ``:class: dropdown`` has no title, so nothing could be clicked to unfold it: it gets one.
+- Every proof ends with a square; the source may write it or leave it out.
 - Entries of a bibliography have a deprecated role that does not fit their list: they become its items.
 - A number stays on one line with its percent sign, and so do the digits of a long whole number.
 """
@@ -15,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx_proof.nodes import proof_node
 
 REPEATED = [["proof-content"], ["exercise-content"], ["solution-content"]]
+SQUARE = r"\square"
 LEAD = "Proof. "  # how sphinx-proof begins the text of a proof
 
 
@@ -37,6 +39,18 @@ def fold_proofs(app: Sphinx, doctree: nodes.document) -> None:
         block.insert(0, nodes.title("", "Proof"))
 
 
+def end_proofs(app: Sphinx, doctree: nodes.document) -> None:
+    for proof in doctree.findall(proof_node):
+        leaf = proof
+        while leaf.children and not isinstance(leaf, nodes.paragraph):
+            leaf = leaf[-1]
+        if not isinstance(leaf, nodes.paragraph):  # a display ends the proof
+            leaf = nodes.paragraph()
+            proof[-1].append(leaf)
+        if not leaf.children or leaf[-1].astext() != SQUARE:
+            leaf += [nodes.Text("\N{NO-BREAK SPACE}"), nodes.math("", SQUARE)]
+
+
 def unbroken(text: str) -> str:
     """No line may end inside a number or before a percent sign.
 
@@ -47,6 +61,8 @@ def unbroken(text: str) -> str:
 
 
 def keep_numbers(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    if app.builder.format != "html":
+        return
     for text in list(doctree.findall(nodes.Text)):
         kept = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
         if text.parent and " " in text and not isinstance(text.parent, kept) and (new := unbroken(text)) != text:
@@ -63,6 +79,7 @@ def list_items(
 def setup(app: Sphinx) -> dict[str, object]:
     app.connect("doctree-read", unique_ids)
     app.connect("doctree-read", fold_proofs)
+    app.connect("doctree-read", end_proofs)
     app.connect("doctree-resolved", keep_numbers)
     app.connect("html-page-context", list_items)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -155,10 +155,11 @@ def growth(results: dict[str, Any], path: Path) -> tuple[str, str]:
             ax.loglog(depths, [value / unit for value in values], **style)
             exponent = case["candidates"][0]["value"]["median"]
             above = kind == "dense"
+            end = -1 if above else -min(3, len(depths))
             figures.label_end(
                 ax,
-                depths[-1 if above else -3],
-                values[-1 if above else -3] / unit,
+                depths[end],
+                values[end] / unit,
                 f"{kind} {exponent:.2f}",
                 color=style["color"],
                 dx=-8 if above else 8,

@@ -65,8 +65,14 @@ def power(value: float) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text as MyST that shows it unchanged."""
-    return re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", number(text))
+    """Plain text as MyST that shows it unchanged; arguments with quotes become code.
+
+    >>> escape("a_b, memory='store'")
+    "a\\\\_b, `memory='store'`"
+    """
+    words, *rest = re.split(r"(\w+='[^']*')", text)
+    shown = re.sub(r"([\\`*_{}\[\]<>$#|~^])", r"\\\1", number(words))
+    return shown + (f"`{rest[0]}`{escape(''.join(rest[1:]))}" if rest else "")
 
 
 def goal_sentence(goal: dict[str, Any], unit: str) -> str:
