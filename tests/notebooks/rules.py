@@ -19,6 +19,7 @@ SIGNIFICANT_DIGITS = 8
 FIGURE_BYTES = 150_000
 NOTEBOOK_BYTES = 1_200_000  # of outputs; a page may weigh 1.5 MB with its text
 CLAIMS_PER_CHAPTER = 5
+LINE, LINE_IN_SOLUTION = 84, 75  # characters of code that a page shows without a scroll bar
 FRONT = "front"  # the part whose pages are no chapters
 RTOL_TAG = re.compile(r"rtol-(\d+(?:\.\d+)?)")
 LARGEST_RTOL = 0.2
@@ -131,7 +132,20 @@ def convention_problems(notebook: Any, path: Path) -> list[str]:
         problems += [f"{where}: {problem}" for text in printed(cell) for problem in text_problems(text)]
         problems += [f"{where}: {problem}" for problem in figure_problems(cell)]
         problems += [f"{where}: {problem}" for problem in tag_problems(cell)]
-    return problems + claim_problems(notebook, path) + weight_problems(notebook)
+    return problems + width_problems(notebook) + claim_problems(notebook, path) + weight_problems(notebook)
+
+
+def width_problems(notebook: Any) -> list[str]:
+    """Lines of code that a reader would have to scroll."""
+    problems, limit = [], LINE
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            marks = re.findall(r"\{solution-(start|end)\}", cell.source)
+            limit = {"start": LINE_IN_SOLUTION, "end": LINE}[marks[-1]] if marks else limit
+        elif cell.cell_type == "code":
+            wide = [line for line in cell.source.splitlines() if len(line) > limit]
+            problems += [f"code of {len(line)} characters, more than {limit}: {_short(line.strip(), 60)}" for line in wide]
+    return problems
 
 
 def printed(cell: Any) -> Iterator[str]:

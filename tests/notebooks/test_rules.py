@@ -75,6 +75,14 @@ def test_significant_digits(number: str, digits: int) -> None:
     assert bool(rules.text_problems(f"x = {number}")) == (digits > 8)
 
 
+@pytest.mark.parametrize(("inside", "width", "problems"), [(False, 84, 0), (False, 85, 1), (True, 75, 0), (True, 76, 1)])
+def test_a_line_of_code_fits_its_page(inside: bool, width: int, problems: int) -> None:
+    marks = ["Text.", ":::{solution-start} ex-a-1\n:::"] if inside else [":::{solution-end}\n:::"]
+    code = new_code_cell("x = 1\n" + "y" * width)
+    notebook = new_notebook(cells=[*map(new_markdown_cell, marks), code])
+    assert len(rules.width_problems(notebook)) == problems
+
+
 def test_a_good_figure_has_no_problem() -> None:
     assert rules.figure_problems(new_code_cell(outputs=[figure()], metadata=METADATA)) == []
 
