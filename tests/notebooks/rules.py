@@ -144,7 +144,7 @@ def width_problems(notebook: Any) -> list[str]:
             limit = {"start": LINE_IN_SOLUTION, "end": LINE}[marks[-1]] if marks else limit
         elif cell.cell_type == "code":
             wide = [line for line in cell.source.splitlines() if len(line) > limit]
-            problems += [f"code of {len(line)} characters, more than {limit}: {_short(line.strip(), 60)}" for line in wide]
+            problems += [f"code of {len(line)} characters, limit {limit}: {_short(line.strip(), 60)}" for line in wide]
     return problems
 
 
