@@ -94,7 +94,11 @@ It takes {eq}`eq-waves` and a page.
 Since $a_1 + a_2 + a_3 + a_4 + a_5 + a_6 + a_7 + a_8 + a_9 + a_{10} + a_{11} + a_{12} = 0$, all is said.
 :::
 """
-TIDES = "# Tides are waves\n\nThe sea rises by {glue:text}`tides-rise` m or 90 % of that.\n"
+TIDES = """\
+# Tides are waves
+
+The sea rises by {glue:text}`tides-rise` m or 90 % of that, and falls by {glue:text}`tides-fall` m.
+"""
 TABLE = "## Claims\n\n:::{claims-table}\n:::\n"
 
 
@@ -115,8 +119,8 @@ def glued(key: str, text: str) -> nbformat.NotebookNode:
 def notebook(text: str, claims: list[Record]) -> nbformat.NotebookNode:
     cells = [new_markdown_cell(text)]
     cells += [new_code_cell(f'claim("{c.id}")', execution_count=1, outputs=[claim_output(c)]) for c in claims]
-    rise = glued("tides-rise", "-0.40")
-    cells.append(new_code_cell('glue("tides-rise", -0.4, ".2f")', execution_count=1, outputs=[rise]))
+    moves = [glued("tides-rise", "-0.40"), glued("tides-fall", "0.40")]
+    cells.append(new_code_cell("glue(...)", execution_count=1, outputs=moves))
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return new_notebook(cells=[*cells, new_markdown_cell(TABLE)], metadata=metadata)
 

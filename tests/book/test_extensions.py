@@ -239,7 +239,7 @@ def test_chapter_has_the_table_of_its_own_claims(site: checks.Site) -> None:
 
 def test_glued_number_keeps_its_digits(site: checks.Site) -> None:
     text = site.soup(site.html / "notebooks/part/tides.html").select_one("article").get_text(" ", strip=True)
-    assert "The sea rises by −0.40 m or 90\xa0% of that." in text
+    assert "The sea rises by −0.40 m or 90\xa0% of that, and falls by 0.40 m." in text
 
 
 def test_unchanged_ledger_is_not_written_again(tmp_path: Path) -> None:
